@@ -1,0 +1,62 @@
+/**
+ * The states of a migration, by QEMU's names (`MigrationStatus` of QMP), and the moves between them.
+ *
+ *   source       none → setup → active → device → completed            precopy
+ *                                        device → postcopy-active → completed
+ *                                                 postcopy-active → postcopy-paused (connection lost)
+ *                before the switch: → cancelling → cancelled, → failed; the guest runs on at the source
+ *   destination  none → setup → active → completed
+ *                               active → postcopy-active → completed | postcopy-paused
+ *                before the guest runs: → failed
+ *
+ * `device` is the window in which the source's guest stands still and its device state is under way: until the last
+ * byte of it is out, the source can take its guest back.
+ */
+
+export type MigrationStatus =
+  | 'none'
+  | 'setup'
+  | 'active'
+  | 'device'
+  | 'postcopy-active'
+  | 'postcopy-paused'
+  | 'completed'
+  | 'failed'
+  | 'cancelling'
+  | 'cancelled';
+
+/** Legal moves at the source. */
+export const SOURCE_MOVES: Readonly<Record<MigrationStatus, readonly MigrationStatus[]>> = {
+  none: ['setup'],
+  setup: ['active', 'failed', 'cancelling'],
+  active: ['device', 'failed', 'cancelling'],
+  device: ['postcopy-active', 'completed', 'failed', 'cancelling'],
+  'postcopy-active': ['postcopy-paused', 'completed', 'failed'],
+  'postcopy-paused': [],
+  completed: ['setup'],
+  failed: ['setup'],
+  cancelling: ['cancelled'],
+  cancelled: ['setup'],
+};
+
+/** Legal moves at the destination. */
+export const DESTINATION_MOVES: Readonly<Record<MigrationStatus, readonly MigrationStatus[]>> = {
+  none: ['setup'],
+  setup: ['active', 'failed'],
+  active: ['postcopy-active', 'completed', 'failed'],
+  device: [],
+  'postcopy-active': ['postcopy-paused', 'completed', 'failed'],
+  'postcopy-paused': [],
+  completed: [],
+  failed: [],
+  cancelling: [],
+  cancelled: [],
+};
+
+/** Where a destination is in postcopy: QEMU's incoming sub-states, in the order they are entered. */
+export type PostcopyIncomingState = 'none' | 'advise' | 'discard' | 'listening' | 'running' | 'end';
+
+/** True while a migration holds the guest's memory: a second one must be refused. */
+export function isMigrationRunning(status: MigrationStatus): boolean {
+  return ['setup', 'active', 'device', 'postcopy-active', 'postcopy-paused', 'cancelling'].includes(status);
+}
