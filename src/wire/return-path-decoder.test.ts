@@ -1,0 +1,123 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { concatenate, fromHex } from './example-stream.ts';
+import {
+  encodePong,
+  encodeRecvBitmap,
+  encodeReqPages,
+  encodeReqPagesId,
+  encodeResumeAck,
+  encodeShut,
+  encodeSwitchoverAck,
+  type ReturnPathMessage,
+} from './return-path.ts';
+import { ReturnPathDecoder } from './return-path-decoder.ts';
+
+const bitmap = Uint8Array.from({ length: 3000 }, (_, index) => index & 0xff);
+
+const returnPath = concatenate(
+  encodeSwitchoverAck(),
+  encodePong(1),
+  encodeReqPagesId(0x7000, 0x1000, 'pc.ram'),
+  encodeReqPages(0x2000, 0x2000),
+  encodeRecvBitmap('huge', bitmap),
+  encodeResumeAck(),
+  encodeReqPages(0x3000, 0x1000),
+  encodeShut(0),
+);
+
+const messages: readonly ReturnPathMessage[] = [
+  { type: 'switchover-ack' },
+  { type: 'pong', value: 1 },
+  { type: 'req-pages', idstr: 'pc.ram', start: 0x7000, lengthBytes: 0x1000 },
+  { type: 'req-pages', idstr: 'pc.ram', start: 0x2000, lengthBytes: 0x2000 },
+  { type: 'recv-bitmap', idstr: 'huge', bitmap },
+  { type: 'resume-ack' },
+  { type: 'req-pages', idstr: 'pc.ram', start: 0x3000, lengthBytes: 0x1000 },
+  { type: 'shut', status: 0 },
+];
+
+test('ReturnPathDecoder decodes every message', () => {
+  const decoder = new ReturnPathDecoder();
+  assert.deepEqual(decoder.push(returnPath), messages);
+  assert.ok(decoder.isBetweenMessages);
+});
+
+test('ReturnPathDecoder yields the same messages however the bytes are cut', () => {
+  fc.assert(
+    fc.property(fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1 }), (lengths) => {
+      const decoder = new ReturnPathDecoder();
+      const decoded: ReturnPathMessage[] = [];
+      for (let position = 0, cut = 0; position < returnPath.length; cut++) {
+        const lengthBytes = lengths[cut % lengths.length]!;
+        decoded.push(...decoder.push(returnPath.subarray(position, position + lengthBytes)));
+        position += lengthBytes;
+      }
+      assert.deepEqual(decoded, messages);
+    }),
+    { numRuns: 50 },
+  );
+});
+
+test('ReturnPathDecoder knows when it is within a message', () => {
+  const decoder = new ReturnPathDecoder();
+  decoder.push(returnPath.subarray(0, 6));
+  assert.ok(!decoder.isBetweenMessages);
+});
+
+const pong = encodePong(1);
+for (const { what, bytes, code, at } of [
+  { what: 'type 0', bytes: '0000 0000', code: 'BAD_MESSAGE', at: 8 },
+  { what: 'type 8', bytes: '0008 0004', code: 'BAD_MESSAGE', at: 8 },
+  { what: 'a SHUT of 5 bytes', bytes: '0001 0005', code: 'BAD_LENGTH', at: 10 },
+  { what: 'a REQ_PAGES_ID that is too short for a name', bytes: '0003 000d', code: 'BAD_LENGTH', at: 10 },
+  { what: 'a REQ_PAGES_ID that is too long', bytes: '0003 010d', code: 'BAD_LENGTH', at: 10 },
+  {
+    what: 'a name shorter than its message',
+    bytes: '0003 000f 0000000000001000 00001000 01 6161',
+    code: 'BAD_LENGTH',
+    at: 24,
+  },
+  {
+    what: 'REQ_PAGES before a block was named',
+    bytes: '0004 000c 0000000000001000 00001000',
+    code: 'BAD_MESSAGE',
+    at: 12,
+  },
+  {
+    what: 'an unaligned start',
+    bytes: '0003 000e 0000000000001001 00001000 01 61',
+    code: 'OUT_OF_RANGE',
+    at: 12,
+  },
+  {
+    what: 'a start beyond 2^53',
+    bytes: '0003 000e 0020000000000000 00001000 01 61',
+    code: 'OUT_OF_RANGE',
+    at: 12,
+  },
+  {
+    what: 'an unaligned length',
+    bytes: '0003 000e 0000000000001000 00001001 01 61',
+    code: 'OUT_OF_RANGE',
+    at: 20,
+  },
+  { what: 'a length of 0', bytes: '0003 000e 0000000000001000 00000000 01 61', code: 'OUT_OF_RANGE', at: 20 },
+  { what: 'a bitmap above the limit', bytes: '0005 0002 01 61 0000000000000409', code: 'LIMIT', at: 14 },
+  { what: 'a bitmap of an odd size', bytes: '0005 0002 01 61 0000000000000009', code: 'BAD_LENGTH', at: 14 },
+  { what: 'an empty bitmap', bytes: '0005 0002 01 61 0000000000000000', code: 'BAD_LENGTH', at: 14 },
+  {
+    what: 'a wrong end mark',
+    bytes: `0005 0002 01 61 0000000000000008 ${'00'.repeat(8)} ${'00'.repeat(8)}`,
+    code: 'BAD_VALUE',
+    at: 30,
+  },
+  { what: 'a RESUME_ACK of 2', bytes: '0006 0004 00000002', code: 'BAD_VALUE', at: 12 },
+] as const) {
+  test(`ReturnPathDecoder refuses ${what}`, () => {
+    const decoder = new ReturnPathDecoder({ maxBitmapBytes: 1024 });
+    decoder.push(pong);
+    assert.throws(() => decoder.push(fromHex(bytes)), { name: 'StreamError', code, at });
+  });
+}
