@@ -1,0 +1,59 @@
+/**
+ * The command `postcopy`.
+ *
+ * Exit codes: 0 fine, 1 the operation failed, 2 wrong usage. POSTCOPY_DEBUG=1 shows where an error came from.
+ */
+import { Command, CommanderError } from 'commander';
+import { isInternalError } from '../monitor/errors.ts';
+import { addDoctorCommand } from './doctor.ts';
+import { endProcess, printMessage } from './end-process.ts';
+import { packageVersion } from './package-info.ts';
+import { addRunCommand } from './run.ts';
+import { UsageError } from './usage-error.ts';
+
+const ABOUT = `Live migration of virtual machines in QEMU's wire protocol. Memory is copied while the guest runs; when \
+that does not converge, the guest moves first and fetches its pages as it touches them (postcopy).`;
+
+const EXAMPLES = `
+Examples:
+  postcopy doctor                          what this host can do
+  postcopy run --help                      all options of a machine
+`;
+
+/** @param argv as `process.argv`: two words, then the arguments */
+export async function main(argv: readonly string[]): Promise<void> {
+  const fail = (error: unknown) => endProcess(reportError(error));
+  process.on('uncaughtException', fail);
+  process.on('unhandledRejection', fail);
+  const program = new Command('postcopy')
+    .description(ABOUT)
+    .version(packageVersion())
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'postcopy: ')) })
+    .showHelpAfterError('Try "postcopy --help", or "--help" behind a command.')
+    .exitOverride()
+    .addHelpText('after', EXAMPLES);
+  addRunCommand(program);
+  addDoctorCommand(program);
+  try {
+    await program.parseAsync(argv);
+  } catch (error) {
+    await fail(error);
+  }
+}
+
+/** @returns the exit code */
+function reportError(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2; // it has printed its own text
+  const isDebug = process.env['POSTCOPY_DEBUG'] === '1';
+  if (isDebug && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  const text = error instanceof Error ? error.message : String(error);
+  if (error instanceof UsageError) {
+    printMessage(`${text}\nTry "postcopy run --help".`);
+    return 2;
+  }
+  if (!isInternalError(error)) printMessage(text);
+  else
+    printMessage(`internal error: ${text}${isDebug ? '' : '\nPOSTCOPY_DEBUG=1 shows where it comes from.'}`);
+  return 1;
+}

@@ -1,0 +1,76 @@
+/**
+ * Commands that start, switch, cancel and show a migration.
+ */
+import * as v from 'valibot';
+import { defineCommand, NO_ARGUMENTS } from '../command.ts';
+import { QmpError } from '../errors.ts';
+import { formatMigrationInfo } from '../format-migration.ts';
+
+const migrate = defineCommand({
+  help: 'move the guest to URI (-d: do not wait until it is over)',
+  qmp: 'migrate',
+  hmp: { name: 'migrate', flags: { d: 'detach' }, positional: [{ name: 'uri', kind: 'string' }] },
+  // QEMU's QMP takes `detach` and ignores it, since it never waits; here it is how -d reaches the human form.
+  schema: v.strictObject({ uri: v.string(), detach: v.optional(v.boolean()) }),
+  async handler({ vm }, { uri }) {
+    await vm.migrate(uri);
+    return {};
+  },
+  async text(_value, { detach }, { vm }) {
+    if (detach === true) return '';
+    const status = await vm.migrationEnded();
+    if (status === 'completed' || status === 'cancelled') return '';
+    const info = await vm.queryMigrate();
+    throw new QmpError(info['error-desc'] ?? `The migration ended as "${status}"`);
+  },
+});
+
+const migrateCancel = defineCommand({
+  help: 'cancel the outgoing migration; the guest runs on here',
+  qmp: 'migrate_cancel',
+  hmp: { name: 'migrate_cancel' },
+  schema: NO_ARGUMENTS,
+  async handler({ vm }) {
+    await vm.migrateCancel();
+    return {};
+  },
+});
+
+const migrateStartPostcopy = defineCommand({
+  help: 'switch the migration to postcopy: the guest runs at the destination from now on',
+  qmp: 'migrate-start-postcopy',
+  hmp: { name: 'migrate_start_postcopy' },
+  schema: NO_ARGUMENTS,
+  async handler({ vm }) {
+    await vm.migrateStartPostcopy();
+    return {};
+  },
+});
+
+const migrateIncoming = defineCommand({
+  help: 'wait for a migration at URI (needs --incoming defer)',
+  qmp: 'migrate-incoming',
+  hmp: { name: 'migrate_incoming', positional: [{ name: 'uri', kind: 'string' }] },
+  schema: v.strictObject({ uri: v.string() }),
+  async handler({ vm }, { uri }) {
+    await vm.migrateIncoming(uri);
+    return {};
+  },
+});
+
+const queryMigrate = defineCommand({
+  help: 'show migration status',
+  qmp: 'query-migrate',
+  hmp: { name: 'info migrate' },
+  schema: NO_ARGUMENTS,
+  handler: ({ vm }) => vm.queryMigrate(),
+  text: formatMigrationInfo,
+});
+
+export const MIGRATE_COMMANDS = [
+  migrate,
+  migrateCancel,
+  migrateStartPostcopy,
+  migrateIncoming,
+  queryMigrate,
+] as const;
