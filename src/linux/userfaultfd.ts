@@ -10,7 +10,7 @@
  *
  * See the kernel's Documentation/admin-guide/mm/userfaultfd.rst and linux/userfaultfd.h.
  */
-import { constants, openSync } from 'node:fs';
+import { closeSync, constants, openSync } from 'node:fs';
 import { closeFd, readInto, WOULD_BLOCK } from './fd.ts';
 import { checked, Errno, lastErrno, libc, SyscallError } from './libc.ts';
 import { type Mapping, mapAnonymous } from './memory.ts';
@@ -235,6 +235,6 @@ function openViaDevice(): number | undefined {
     return undefined;
   }
   const fd = ioctlCall(device, USERFAULTFD_IOC_NEW, constants.O_NONBLOCK | 0o2000000);
-  closeFd(device);
+  closeSync(device);
   return fd === -1 ? undefined : fd;
 }

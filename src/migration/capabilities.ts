@@ -7,8 +7,6 @@ export const CAPABILITIES = {
   events: 'Send MIGRATION and MIGRATION_PASS events to QMP clients',
   'postcopy-ram':
     'Allow the switch to postcopy: the guest runs at the destination while pages are still missing',
-  'return-path':
-    'Open the return path in a plain precopy too, so that the source learns how the migration ended',
 } as const;
 
 export type Capability = keyof typeof CAPABILITIES;
@@ -17,7 +15,6 @@ export type Capabilities = Readonly<Record<Capability, boolean>>;
 export const DEFAULT_CAPABILITIES: Capabilities = {
   events: false,
   'postcopy-ram': false,
-  'return-path': false,
 };
 
 /** Older names that are still taken. */

@@ -1,0 +1,486 @@
+/**
+ * The destination of a migration, as a state machine without I/O.
+ *
+ * Whoever drives it reads the stream into `free()`, says `received(count)`, carries out the effects and hands in what
+ * comes of them: `devicesLoaded`, `guestResumed`, `machineFailed`, `channelLost`. Faults of the guest do not pass through
+ * here but through `PageRequests`, on another thread; the two share the bitmaps of received pages and the request times.
+ *
+ * In precopy pages are written into memory that the guest does not touch yet. LISTEN, inside the package, turns to
+ * placing: from there on the main stream goes on being decoded while the device state is loaded and the guest begins.
+ *
+ * Before the guest runs here every error ends in `failed`: it still runs at the source. From RUN on every error ends in
+ * `postcopy-paused`: the guest runs on until it needs a page that has not come.
+ */
+import assert from 'node:assert/strict';
+import type { PageBitmap } from '../memory/page-bitmap.ts';
+import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import type { Trace } from '../telemetry/trace-events.ts';
+import type { Command } from '../wire/commands.ts';
+import { decodeGlobalState, GLOBAL_STATE_IDSTR, GLOBAL_STATE_VERSION_ID } from '../wire/device-sections.ts';
+import { encodePong, encodeShut } from '../wire/return-path.ts';
+import type { BodySectionType } from '../wire/sections.ts';
+import { type ExpectedDevice, StreamDecoder } from '../wire/stream-decoder.ts';
+import { StreamError, type StreamErrorCode } from '../wire/stream-error.ts';
+import type { StreamHandler } from '../wire/stream-handler.ts';
+import type { DestinationEffects, DestinationMemory } from './destination-ports.ts';
+import { DestinationStatistics } from './destination-statistics.ts';
+import type { DeviceSectionName } from './device-state.ts';
+import { MigrationError } from './migration-error.ts';
+import type { MigrationInfo } from './migration-info.ts';
+import type { RequestTimes } from './page-requests.ts';
+import { DESTINATION_MOVES, type MigrationStatus, type PostcopyIncomingState } from './states.ts';
+
+/** The state of a machine's devices may be this long. */
+const MAX_DEVICE_STATE_BYTES = 64 * 1024 * 1024;
+
+const INCOMING_ORDER: readonly PostcopyIncomingState[] = [
+  'none',
+  'advise',
+  'discard',
+  'listening',
+  'running',
+  'end',
+];
+
+export interface DestinationOptions {
+  readonly memory: DestinationMemory;
+  /** The memory that the stream is read into; `DestinationMemory` is given positions in it. */
+  readonly buffer: Uint8Array;
+  /** A clear bitmap per block, shared with the thread that reads faults. */
+  readonly receivedBitmaps: readonly PageBitmap[];
+  readonly requestTimes: RequestTimes;
+  readonly machineType: string;
+  readonly deviceSection: DeviceSectionName;
+  /** Whether the channel carries bytes back. */
+  readonly hasReturnPath: boolean;
+  readonly effects: DestinationEffects;
+  /** Milliseconds, the clock of all inputs and of the request times: pages are timed one by one as they are placed. */
+  readonly clock: () => number;
+  readonly trace: Trace;
+}
+
+/** How long the guest stood still, as it saw it. */
+export interface GuestDowntime {
+  readonly guestDowntimeUs: number;
+  /** False if it rests on the wall clocks of two hosts. */
+  readonly isExact: boolean;
+}
+
+export class DestinationMigration {
+  readonly #options: DestinationOptions;
+  readonly #decoder: StreamDecoder;
+  readonly #statistics: DestinationStatistics;
+  readonly #pageCount: number;
+
+  #status: MigrationStatus = 'none';
+  #error: Error | undefined;
+  #incoming: PostcopyIncomingState = 'none';
+  #isOver = false;
+  #isReturnPathOpen = false;
+  /** The decoder that waits while the machine loads its devices. */
+  #waitingDecoder: StreamDecoder | undefined;
+  #package: StreamDecoder | undefined;
+  #areDevicesLoaded = false;
+  #shouldRun = true;
+  #isResuming = false;
+  #isGuestOurs = false;
+  #isStreamDone = false;
+  #nowMs = 0;
+
+  constructor(options: DestinationOptions) {
+    this.#options = options;
+    this.#pageCount = options.receivedBitmaps.reduce((sum, { pageCount }) => sum + pageCount, 0);
+    this.#statistics = new DestinationStatistics(this.#pageCount * TARGET_PAGE_BYTES);
+    this.#decoder = new StreamDecoder({
+      buffer: options.buffer,
+      machineType: options.machineType,
+      blocks: options.memory.blocks,
+      devices: this.#expectedDevices(),
+      handler: this.#handler('stream'),
+    });
+  }
+
+  get status(): MigrationStatus {
+    return this.#status;
+  }
+
+  get error(): Error | undefined {
+    return this.#error;
+  }
+
+  get incomingState(): PostcopyIncomingState {
+    return this.#incoming;
+  }
+
+  /** Nothing more will come of this migration. Bytes that still arrive are to be read and thrown away. */
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
+  // ---- inputs ----------------------------------------------------------------------------------------------
+
+  start(nowMs: number): void {
+    this.#statistics.startedAtMs = nowMs;
+    this.#move('setup');
+    this.#move('active');
+  }
+
+  /** Where to read the stream into; empty while the decoder waits for the machine. */
+  free(): Uint8Array {
+    return this.#waitingDecoder === this.#decoder
+      ? this.#options.buffer.subarray(0, 0)
+      : this.#decoder.free();
+  }
+
+  /** So many bytes were read into what `free()` returned. */
+  received(countBytes: number, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#statistics.receivedBytes += countBytes;
+    this.#decoder.commit(countBytes);
+    this.#run(this.#decoder);
+  }
+
+  /** The source closed the connection, or it broke. */
+  channelLost(cause: Error | undefined, nowMs: number): void {
+    this.#nowMs = nowMs;
+    if (this.#isOver || this.#isStreamDone) return;
+    try {
+      if (cause !== undefined) throw cause;
+      if (this.#waitingDecoder === this.#decoder)
+        throw new MigrationError('The source closed the connection');
+      this.#decoder.end();
+    } catch (error) {
+      this.#lose(error as Error);
+    }
+  }
+
+  devicesLoaded(nowMs: number): void {
+    this.#nowMs = nowMs;
+    if (this.#isOver) return;
+    const decoder = this.#waitingDecoder;
+    assert(decoder !== undefined);
+    this.#waitingDecoder = undefined;
+    this.#areDevicesLoaded = true;
+    decoder.resume();
+    this.#run(decoder);
+  }
+
+  machineFailed(error: Error, nowMs: number): void {
+    this.#nowMs = nowMs;
+    if (!this.#isOver)
+      this.#lose(
+        new MigrationError(`The device state could not be loaded: ${error.message}`, { cause: error }),
+      );
+  }
+
+  /** @param downtime undefined if the guest stays paused */
+  guestResumed(downtime: GuestDowntime | undefined, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#isGuestOurs = true;
+    this.#statistics.resumedAtMs = nowMs;
+    this.#statistics.downtime = downtime;
+    if (!this.#isOver && this.#isStreamDone) this.#complete();
+  }
+
+  info(nowMs: number): MigrationInfo {
+    return this.#statistics.info(
+      this.#status,
+      this.#error,
+      this.#incoming,
+      this.#options.receivedBitmaps,
+      nowMs,
+    );
+  }
+
+  // ---- stream ----------------------------------------------------------------------------------------------
+
+  #run(decoder: StreamDecoder): void {
+    if (this.#isOver) return;
+    try {
+      decoder.run();
+    } catch (error) {
+      this.#lose(error as Error);
+    }
+  }
+
+  #handler(stream: 'stream' | 'package'): StreamHandler {
+    const { trace } = this.#options;
+    const decoder = () => (stream === 'stream' ? this.#decoder : (this.#package as StreamDecoder));
+    return {
+      configuration: () => {},
+      sectionStart: (type: BodySectionType, sectionId, idstr) => {
+        if (!trace.isEnabled('qemu_loadvm_state_section')) return;
+        trace.emit('qemu_loadvm_state_section', { type, sectionId, idstr, at: decoder().bytesDecoded });
+      },
+      sectionEnd: () => {},
+      ramBlocks: () => {},
+      page: (block, offset, position) => this.#page(block, offset, position),
+      zeroPage: (block, offset) => this.#page(block, offset, -1),
+      ramSectionEnd: () => {},
+      device: (idstr, state) => this.#device(idstr, state, decoder()),
+      command: (command) => this.#command(command, stream, decoder().bytesDecoded),
+      eof: () => this.#eof(),
+      vmDescription: () => {},
+    };
+  }
+
+  /** @param position of the content in the buffer, or -1 for a zero page */
+  #page(block: number, offset: number, position: number): void {
+    const { memory, receivedBitmaps } = this.#options;
+    const received = receivedBitmaps[block] as PageBitmap;
+    const page = offset / TARGET_PAGE_BYTES;
+    if (position < 0) this.#statistics.zeroPages++;
+    else this.#statistics.normalPages++;
+    if (!this.#isListening) {
+      if (position < 0) memory.writeZeroPage(block, offset);
+      else memory.writePage(block, offset, position);
+      received.set(page);
+      return;
+    }
+    this.#placePage(block, page, position, received);
+  }
+
+  #placePage(block: number, page: number, position: number, received: PageBitmap): void {
+    const { clock, memory, requestTimes, trace } = this.#options;
+    const offset = page * TARGET_PAGE_BYTES;
+    // A second copy cannot be told from one that a discard was forgotten for; the memory would be silently wrong.
+    if (received.isSet(page)) throw this.#placedTwice(block, offset);
+    const placement =
+      position < 0 ? memory.placeZeroPage(block, offset) : memory.placePage(block, offset, position);
+    if (placement === 'exists') throw this.#placedTwice(block, offset);
+    received.set(page);
+    const waitedUs = requestTimes.waitedUs(block, page, clock() * 1000);
+    if (waitedUs < 0) this.#statistics.pushedPages++;
+    else this.#statistics.demandedPage(waitedUs);
+    if (trace.isEnabled('postcopy_place_page')) {
+      trace.emit('postcopy_place_page', {
+        idstr: memory.blocks[block]?.idstr ?? '',
+        offset,
+        zero: position < 0,
+      });
+    }
+  }
+
+  #placedTwice(block: number, offset: number): StreamError {
+    const idstr = this.#options.memory.blocks[block]?.idstr ?? '';
+    return this.#refuse('BAD_VALUE', `The page at ${offset} of "${idstr}" came although it is here already`);
+  }
+
+  #device(idstr: string, state: Uint8Array, decoder: StreamDecoder): void {
+    this.#statistics.deviceBytes += state.length;
+    if (idstr === GLOBAL_STATE_IDSTR) {
+      this.#shouldRun = decodeGlobalState(state) === 'running';
+      return;
+    }
+    this.#waitingDecoder = decoder;
+    decoder.pause();
+    this.#options.effects.loadDevices(state);
+  }
+
+  #eof(): void {
+    this.#isStreamDone = true;
+    if (!this.#isListening) {
+      if (!this.#areDevicesLoaded)
+        throw this.#refuse('BAD_SECTION', 'The stream ended without the device state of the machine');
+      this.#resumeGuest();
+      return;
+    }
+    const missing = this.#pageCount - this.#receivedPages;
+    if (missing > 0)
+      throw this.#refuse('TRUNCATED', `The source says that all is sent, but ${missing} pages never came`);
+    this.#statistics.residentAtMs = this.#nowMs;
+    if (this.#isGuestOurs) this.#complete();
+  }
+
+  // ---- commands --------------------------------------------------------------------------------------------
+
+  #command(command: Command, stream: 'stream' | 'package', at: number): void {
+    const { hasReturnPath, effects, trace } = this.#options;
+    if (trace.isEnabled('loadvm_process_command')) {
+      const bytes = command.type === 'packaged' ? command.bytes.length : 0;
+      trace.emit('loadvm_process_command', { command: command.type, bytes, at });
+    }
+    switch (command.type) {
+      case 'open-return-path':
+        if (!hasReturnPath)
+          throw this.#refuse('BAD_COMMAND', 'The source asks for a return path, which this channel has not');
+        this.#isReturnPathOpen = true;
+        return;
+      case 'ping':
+        if (!this.#isReturnPathOpen) throw this.#refuse('BAD_COMMAND', 'PING came before OPEN_RETURN_PATH');
+        if (trace.isEnabled('send_rp_message')) trace.emit('send_rp_message', { message: 'pong', bytes: 4 });
+        effects.sendReturnPath(encodePong(command.value));
+        return;
+      case 'postcopy-advise':
+        this.#advise(command.pageSizeSummary, command.targetPageBytes);
+        return;
+      case 'postcopy-ram-discard':
+        for (const { start, lengthBytes } of command.ranges) this.#discard(command.idstr, start, lengthBytes);
+        return;
+      case 'packaged':
+        this.#beginPackage(command.bytes);
+        return;
+      case 'postcopy-listen':
+        if (stream !== 'package') throw this.#refuse('BAD_COMMAND', 'POSTCOPY_LISTEN came outside a package');
+        this.#listen();
+        return;
+      case 'postcopy-run':
+        if (!this.#areDevicesLoaded)
+          throw this.#refuse('BAD_COMMAND', 'POSTCOPY_RUN came before the device state');
+        this.#moveIncoming('running', ['listening']);
+        this.#resumeGuest();
+        return;
+      case 'switchover-start':
+        return;
+      default:
+        throw this.#refuse(
+          'BAD_COMMAND',
+          `Command "${command.type}" has no place in state "${this.#status}"`,
+        );
+    }
+  }
+
+  #advise(pageSizeSummary: number, targetPageBytes: number): void {
+    const { memory } = this.#options;
+    const ours = memory.blocks.reduce((bits, { pageSizeBytes }) => bits | pageSizeBytes, 0);
+    if (pageSizeSummary !== ours || targetPageBytes !== TARGET_PAGE_BYTES) {
+      throw this.#refuse(
+        'BAD_VALUE',
+        `Page sizes differ: the source has ${pageSizeSummary} (host) and ${targetPageBytes} (target), ` +
+          `here are ${ours} and ${TARGET_PAGE_BYTES}`,
+      );
+    }
+    if (!this.#isReturnPathOpen)
+      throw this.#refuse('BAD_COMMAND', 'POSTCOPY_ADVISE came without a return path');
+    memory.checkPostcopy();
+    this.#moveIncoming('advise', ['none']);
+    memory.dropAll();
+  }
+
+  #discard(idstr: string, start: number, lengthBytes: number): void {
+    const { memory, receivedBitmaps, trace } = this.#options;
+    if (this.#incoming !== 'discard') {
+      this.#moveIncoming('discard', ['advise']);
+      memory.prepareDiscards();
+    }
+    const block = memory.blocks.findIndex((candidate) => candidate.idstr === idstr);
+    assert(block >= 0, 'the decoder has checked the block');
+    if (trace.isEnabled('postcopy_ram_discard_range')) {
+      trace.emit('postcopy_ram_discard_range', { idstr, start, lengthBytes });
+    }
+    memory.discard(block, start, lengthBytes);
+    receivedBitmaps[block]?.clearRange(start / TARGET_PAGE_BYTES, lengthBytes / TARGET_PAGE_BYTES);
+  }
+
+  #beginPackage(bytes: Uint8Array): void {
+    if (this.#package !== undefined) throw this.#refuse('BAD_COMMAND', 'A second package came');
+    this.#statistics.packageAtMs = this.#nowMs;
+    this.#package = new StreamDecoder({
+      buffer: bytes,
+      machineType: this.#options.machineType,
+      blocks: this.#options.memory.blocks,
+      devices: this.#expectedDevices(),
+      handler: this.#handler('package'),
+      embedded: true,
+    });
+    this.#package.free();
+    this.#package.commit(bytes.length);
+    this.#run(this.#package);
+  }
+
+  #listen(): void {
+    if (this.#incoming === 'advise') this.#options.memory.prepareDiscards();
+    this.#moveIncoming('listening', ['advise', 'discard']);
+    this.#options.memory.listen();
+    this.#move('postcopy-active');
+  }
+
+  get #isListening(): boolean {
+    return INCOMING_ORDER.indexOf(this.#incoming) >= INCOMING_ORDER.indexOf('listening');
+  }
+
+  // ---- ends ------------------------------------------------------------------------------------------------
+
+  #resumeGuest(): void {
+    this.#isResuming = true;
+    this.#options.effects.resumeGuest(this.#shouldRun);
+  }
+
+  #complete(): void {
+    if (this.#isListening) {
+      this.#options.memory.end();
+      this.#moveIncoming('end', ['running']);
+    } else {
+      this.#statistics.residentAtMs = this.#statistics.resumedAtMs;
+    }
+    this.#statistics.endedAtMs = this.#nowMs;
+    this.#isOver = true;
+    this.#shut(0);
+    this.#move('completed');
+  }
+
+  /** The stream cannot be taken further. */
+  #lose(error: Error): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#statistics.endedAtMs = this.#nowMs;
+    if (this.#isResuming && this.#status === 'postcopy-active') {
+      const missing = this.#pageCount - this.#receivedPages;
+      this.#error = new MigrationError(
+        `Connection lost in postcopy: ${error.message}. The guest runs here until it needs one of ${missing} pages ` +
+          'that are only at the source',
+        { cause: error },
+      );
+      this.#move('postcopy-paused');
+      return;
+    }
+    this.#error = error;
+    this.#shut(1);
+    this.#move('failed');
+  }
+
+  #shut(status: number): void {
+    if (!this.#isReturnPathOpen) return;
+    if (this.#options.trace.isEnabled('send_rp_message')) {
+      this.#options.trace.emit('send_rp_message', { message: 'shut', bytes: 4 });
+    }
+    this.#options.effects.sendReturnPath(encodeShut(status));
+  }
+
+  #move(to: MigrationStatus): void {
+    const from = this.#status;
+    assert(DESTINATION_MOVES[from].includes(to), `no move from ${from} to ${to}`);
+    this.#status = to;
+    if (this.#options.trace.isEnabled('migrate_set_state')) {
+      this.#options.trace.emit('migrate_set_state', { side: 'destination', from, to });
+    }
+    this.#options.effects.statusChanged(to, this.#error);
+  }
+
+  #moveIncoming(to: PostcopyIncomingState, allowedFrom: readonly PostcopyIncomingState[]): void {
+    const from = this.#incoming;
+    if (!allowedFrom.includes(from)) {
+      throw this.#refuse('BAD_COMMAND', `Postcopy cannot go from "${from}" to "${to}"`);
+    }
+    this.#incoming = to;
+    if (this.#options.trace.isEnabled('postcopy_incoming_state')) {
+      this.#options.trace.emit('postcopy_incoming_state', { from, to });
+    }
+  }
+
+  #refuse(code: StreamErrorCode, what: string): StreamError {
+    return new StreamError(code, what, this.#decoder.bytesDecoded);
+  }
+
+  get #receivedPages(): number {
+    return this.#options.receivedBitmaps.reduce((sum, bitmap) => sum + bitmap.count(), 0);
+  }
+
+  #expectedDevices(): ExpectedDevice[] {
+    const globalState = { idstr: GLOBAL_STATE_IDSTR, instanceId: 0, versionId: GLOBAL_STATE_VERSION_ID };
+    return [
+      { ...globalState, body: 'global-state', maxBytes: 0 },
+      { ...this.#options.deviceSection, body: 'length-prefixed', maxBytes: MAX_DEVICE_STATE_BYTES },
+    ];
+  }
+}

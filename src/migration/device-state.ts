@@ -1,0 +1,84 @@
+/**
+ * The device state of a machine on the wire: QEMU's `globalstate` (did the guest run?) and one FULL section of ours.
+ */
+import { encodeCommand, encodePing, MigrationCommand, PingValue } from '../wire/commands.ts';
+import {
+  encodeGlobalState,
+  encodeLengthPrefixed,
+  GLOBAL_STATE_FIELDS,
+  GLOBAL_STATE_IDSTR,
+  GLOBAL_STATE_VERSION_ID,
+  lengthPrefixedFields,
+  writeDeviceSection,
+} from '../wire/device-sections.ts';
+import { EOF_BYTES } from '../wire/sections.ts';
+import { encodeVmDescription } from '../wire/vm-description.ts';
+
+/** How a machine's device state is named on the wire. */
+export interface DeviceSectionName {
+  /** 1 to 255 ASCII bytes. */
+  readonly idstr: string;
+  readonly instanceId: number;
+  readonly versionId: number;
+}
+
+/** RAM has the id QEMU usually gives it; any would do, as long as it stays. */
+export const RAM_SECTION_ID = 2;
+const GLOBAL_STATE_SECTION_ID = 3;
+const MACHINE_SECTION_ID = 4;
+
+export interface DeviceState {
+  readonly section: DeviceSectionName;
+  readonly bytes: Uint8Array;
+  /** Whether the guest is to run at the destination, or stays paused as it was. */
+  readonly isRunning: boolean;
+}
+
+/** The FULL sections of the device state, in their order. */
+export function encodeDeviceSections({ section, bytes, isRunning }: DeviceState): Uint8Array[] {
+  return [
+    writeDeviceSection({
+      sectionId: GLOBAL_STATE_SECTION_ID,
+      idstr: GLOBAL_STATE_IDSTR,
+      instanceId: 0,
+      versionId: GLOBAL_STATE_VERSION_ID,
+      body: encodeGlobalState(isRunning ? 'running' : 'paused'),
+    }),
+    writeDeviceSection({ sectionId: MACHINE_SECTION_ID, ...section, body: encodeLengthPrefixed(bytes) }),
+  ];
+}
+
+/** The end of a precopy stream: device state, EOF, and the description by which others can decode it. */
+export function encodePrecopyTail(state: DeviceState): Uint8Array[] {
+  const { section, bytes } = state;
+  return [
+    ...encodeDeviceSections(state),
+    new Uint8Array(EOF_BYTES),
+    encodeVmDescription(4096, [
+      {
+        name: GLOBAL_STATE_IDSTR,
+        instanceId: 0,
+        version: GLOBAL_STATE_VERSION_ID,
+        vmsdName: GLOBAL_STATE_IDSTR,
+        fields: GLOBAL_STATE_FIELDS,
+      },
+      {
+        name: section.idstr,
+        instanceId: section.instanceId,
+        version: section.versionId,
+        vmsdName: section.idstr,
+        fields: lengthPrefixedFields(bytes.length),
+      },
+    ]),
+  ];
+}
+
+/** The package that moves the guest: listen for faults, take the device state, run. */
+export function encodePackage(state: DeviceState): Uint8Array[] {
+  return [
+    encodeCommand(MigrationCommand.POSTCOPY_LISTEN),
+    ...encodeDeviceSections(state),
+    encodePing(PingValue.IN_PACKAGE),
+    encodeCommand(MigrationCommand.POSTCOPY_RUN),
+  ];
+}

@@ -1,0 +1,839 @@
+/**
+ * The source of a migration, as a state machine without I/O.
+ *
+ * Whoever drives it owns the sockets, the clock and the guest. It calls `fill` whenever the channel can take bytes, hands
+ * in what came back, and carries out the effects:
+ *
+ *   fill(target)      the next bytes to send; 0 means nothing to send before `wakeAtMs` or the next input
+ *   sent(bytes)       so many of them have left for good
+ *   receive(bytes)    the return path
+ *   guestPaused, devicesSaved, channelLost, cancel, startPostcopy
+ *
+ * Phases, and what `fill` gives in each:
+ *
+ *   precopy     dirty pages, pass after pass, as PART sections within `max-bandwidth`
+ *   pausing     nothing: the guest is being stopped; then the last dirty scan
+ *   final       (precopy converged) the END section with what remains; then devices are saved and sent
+ *   saving      nothing: the device state is being made
+ *   handover    (postcopy) discards and the package; its last byte hands the guest over
+ *   postcopy    requested pages first, then pushed pages within the bulk window
+ *   ending      nothing: all is sent, the destination's SHUT is awaited
+ *   over
+ *
+ * Until the last byte of the package, or of the precopy stream, has left, the source can take its guest back.
+ */
+import assert from 'node:assert/strict';
+import type { PageBitmap } from '../memory/page-bitmap.ts';
+import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import type { Trace } from '../telemetry/trace-events.ts';
+import { ByteWriter } from '../wire/byte-writer.ts';
+import {
+  encodeAdvise,
+  encodeCommand,
+  encodeDiscards,
+  encodePackagedHeader,
+  encodePing,
+  MigrationCommand,
+  PingValue,
+} from '../wire/commands.ts';
+import {
+  memSizeMaxBytes,
+  PAGE_RECORD_CONTINUE_BYTES,
+  PAGE_RECORD_MAX_BYTES,
+  RAM_EOS_BYTES,
+  RamSaveFlag,
+  writeMemSize,
+  writePageHeader,
+  writeRamEos,
+  writeZeroPage,
+} from '../wire/ram-record.ts';
+import type { ReturnPathMessage } from '../wire/return-path.ts';
+import { ReturnPathDecoder } from '../wire/return-path-decoder.ts';
+import {
+  fileHeaderBytes,
+  RAM_IDSTR,
+  RAM_INSTANCE_ID,
+  RAM_VERSION_ID,
+  SECTION_CONTINUATION_BYTES,
+  SECTION_FOOTER_BYTES,
+  SECTION_START_MAX_BYTES,
+  SectionType,
+  writeEof,
+  writeFileHeader,
+  writeSectionContinuation,
+  writeSectionFooter,
+  writeSectionStart,
+} from '../wire/sections.ts';
+import { StreamError } from '../wire/stream-error.ts';
+import { BulkWindow } from './bulk-window.ts';
+import type { Capabilities } from './capabilities.ts';
+import {
+  type DeviceSectionName,
+  type DeviceState,
+  encodePackage,
+  encodePrecopyTail,
+  RAM_SECTION_ID,
+} from './device-state.ts';
+import { DirtyPages } from './dirty-pages.ts';
+import { MigrationError } from './migration-error.ts';
+import type { MigrationInfo } from './migration-info.ts';
+import { PageRequestQueue } from './page-request-queue.ts';
+import type { Parameters } from './parameters.ts';
+import { PingLedger } from './ping-ledger.ts';
+import { RateLimiter } from './rate-limiter.ts';
+import type { DirtyTracker, SourceEffects, SourceMemory } from './source-ports.ts';
+import { SourceStatistics } from './source-statistics.ts';
+import { type MigrationStatus, SOURCE_MOVES } from './states.ts';
+
+/** Least free space that `fill` can work with: a page and all that may stand around it. */
+export const MIN_FILL_BYTES = 16 * 1024;
+
+/** What closes a RAM section that a `fill` has begun, and a ping behind it. */
+const SECTION_TAIL_BYTES = RAM_EOS_BYTES + SECTION_FOOTER_BYTES;
+const PING_BYTES = 5 + 4;
+/** Pushed pages go out in pieces of this size: what a request may have to wait for in our own hands. */
+const BULK_CHUNK_BYTES = 64 * 1024;
+/** A precopy section is not begun for less than this. */
+const MIN_PRECOPY_CHUNK_BYTES = 16 * 1024;
+
+type Phase =
+  | 'idle'
+  | 'precopy'
+  | 'pausing'
+  | 'final'
+  | 'saving'
+  | 'handover'
+  | 'postcopy'
+  | 'ending'
+  | 'over';
+
+export interface SourceOptions {
+  readonly memory: SourceMemory;
+  readonly dirtyTracker: DirtyTracker;
+  /** A clear bitmap per block, perhaps shared with a thread that shows it. */
+  readonly dirtyBitmaps: readonly PageBitmap[];
+  readonly machineType: string;
+  readonly deviceSection: DeviceSectionName;
+  readonly capabilities: Capabilities;
+  readonly parameters: Parameters;
+  /** Whether the channel carries bytes back. Without, the migration ends when everything is sent. */
+  readonly hasReturnPath: boolean;
+  readonly effects: SourceEffects;
+  readonly trace: Trace;
+}
+
+export class SourceMigration {
+  readonly #options: SourceOptions;
+  readonly #pages: DirtyPages;
+  readonly #requests = new PageRequestQueue();
+  readonly #returnPath = new ReturnPathDecoder();
+  readonly #pings = new PingLedger();
+  readonly #window = new BulkWindow();
+  readonly #limiter = new RateLimiter();
+  readonly #statistics = new SourceStatistics();
+  readonly #blockNumbers: ReadonlyMap<string, number>;
+  readonly #totalBytes: number;
+
+  #parameters: Parameters;
+  #status: MigrationStatus = 'none';
+  #error: Error | undefined;
+  #phase: Phase = 'idle';
+  /** Where `pausing` leads. */
+  #isPostcopyWanted = false;
+  #isGuestPaused = false;
+  #wasGuestRunning = false;
+  /** Whole messages that go out before anything else. */
+  #control: { bytes: Uint8Array; at: number }[] = [];
+  #producedBytes = 0;
+  #sentBytes = 0;
+  /** When so many bytes have been sent, the guest is the destination's. */
+  #handoverAt = Number.POSITIVE_INFINITY;
+  /** The block that CONTINUE refers to. */
+  #namedBlock = -1;
+  #isFinalSectionOpen = false;
+  #passStartedAtMs = 0;
+  #returnPathBytes = 0;
+  /** What `fill` writes to; page contents go there directly. */
+  #target: Uint8Array = new Uint8Array(0);
+
+  constructor(options: SourceOptions) {
+    const { blocks } = options.memory;
+    for (const { idstr, pageSizeBytes } of blocks) {
+      if (pageSizeBytes !== TARGET_PAGE_BYTES) {
+        throw new MigrationError(
+          `Block "${idstr}" has host pages of ${pageSizeBytes} bytes; only ${TARGET_PAGE_BYTES} can be migrated`,
+        );
+      }
+    }
+    this.#options = options;
+    this.#parameters = options.parameters;
+    this.#pages = new DirtyPages(options.memory, options.dirtyTracker, options.dirtyBitmaps);
+    this.#blockNumbers = new Map(blocks.map(({ idstr }, block) => [idstr, block]));
+    this.#totalBytes = blocks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    if (options.capabilities['postcopy-ram'] && !options.hasReturnPath) {
+      throw new MigrationError(
+        'Postcopy needs a return path: use tcp:, unix: or a socket as fd:, or switch postcopy-ram off',
+      );
+    }
+  }
+
+  get status(): MigrationStatus {
+    return this.#status;
+  }
+
+  get error(): Error | undefined {
+    return this.#error;
+  }
+
+  /** Nothing more will come of this migration, and the guest has been let go. */
+  get isOver(): boolean {
+    return this.#phase === 'over';
+  }
+
+  /** Everything is sent; a channel without a return path may be closed now, and `peerFinished` called. */
+  get isFlushed(): boolean {
+    return this.#phase === 'ending' && this.#sentBytes === this.#producedBytes;
+  }
+
+  // ---- inputs ----------------------------------------------------------------------------------------------
+
+  start(nowMs: number): void {
+    const { capabilities, hasReturnPath, machineType, memory } = this.#options;
+    this.#statistics.startedAtMs = nowMs;
+    this.#move('setup');
+    this.#pages.start();
+    this.#limiter.setLimit(this.#parameters['max-bandwidth'], nowMs);
+
+    this.#queue(new ByteWriter(new Uint8Array(fileHeaderBytes(machineType))), (writer) =>
+      writeFileHeader(writer, machineType),
+    );
+    if (hasReturnPath) {
+      this.#queueCommand('OPEN_RETURN_PATH', encodeCommand(MigrationCommand.OPEN_RETURN_PATH));
+      this.#queuePing(PingValue.RETURN_PATH_OPENED, nowMs);
+    }
+    if (capabilities['postcopy-ram']) {
+      const summary = memory.blocks.reduce((bits, { pageSizeBytes }) => bits | pageSizeBytes, 0);
+      this.#queueCommand('POSTCOPY_ADVISE', encodeAdvise(summary, TARGET_PAGE_BYTES));
+    }
+    const startBytes = SECTION_START_MAX_BYTES + memSizeMaxBytes(memory.blocks) + SECTION_TAIL_BYTES;
+    this.#queue(new ByteWriter(new Uint8Array(startBytes)), (writer) => {
+      writeSectionStart(
+        writer,
+        SectionType.START,
+        RAM_SECTION_ID,
+        RAM_IDSTR,
+        RAM_INSTANCE_ID,
+        RAM_VERSION_ID,
+      );
+      writeMemSize(writer, memory.blocks, { withHostPageSize: capabilities['postcopy-ram'] });
+      this.#endSection(writer);
+    });
+    this.#traceSectionStart('start', RAM_SECTION_ID, RAM_IDSTR);
+    this.#phase = 'precopy';
+    this.#passStartedAtMs = nowMs;
+  }
+
+  setParameters(parameters: Parameters, nowMs: number): void {
+    this.#parameters = parameters;
+    const limit = this.#phase === 'postcopy' ? 'max-postcopy-bandwidth' : 'max-bandwidth';
+    this.#limiter.setLimit(parameters[limit], nowMs);
+  }
+
+  /** `migrate_start_postcopy`. @throws {MigrationError} if this migration cannot or need not switch */
+  startPostcopy(): void {
+    if (!this.#options.capabilities['postcopy-ram']) {
+      throw new MigrationError('Enable postcopy with migrate_set_capability before the start of migration');
+    }
+    if (this.#phase !== 'precopy') {
+      throw new MigrationError(`Postcopy cannot start in state "${this.#status}": only precopy can switch`);
+    }
+    this.#isPostcopyWanted = true;
+    this.#statistics.postcopyCause = 'command';
+  }
+
+  /** @throws {MigrationError} once the destination may have the guest */
+  cancel(nowMs: number): void {
+    if (this.#phase === 'over' && this.#status !== 'completed') return;
+    if (!this.#canTakeBack) {
+      throw new MigrationError(
+        this.#status === 'completed'
+          ? 'The migration is complete, there is nothing to cancel'
+          : this.#status === 'device'
+            ? 'Everything has been sent and the destination may run the guest already: too late to cancel'
+            : 'Postcopy migration in progress, cannot cancel.',
+      );
+    }
+    this.#move('cancelling');
+    this.#giveUp(nowMs);
+    this.#move('cancelled');
+  }
+
+  /** @param wasRunning false if an operator had paused the guest before */
+  guestPaused(wasRunning: boolean, nowMs: number): void {
+    this.#isGuestPaused = true;
+    this.#wasGuestRunning = wasRunning;
+    if (this.#phase === 'over') {
+      if (wasRunning) this.#options.effects.resumeGuest();
+      return;
+    }
+    assert(this.#phase === 'pausing');
+    this.#sync(nowMs);
+    this.#pages.stop();
+    if (this.#isPostcopyWanted) {
+      this.#phase = 'saving';
+      this.#options.effects.saveDevices();
+    } else {
+      this.#pages.moveTo();
+      this.#phase = 'final';
+    }
+  }
+
+  devicesSaved(bytes: Uint8Array, nowMs: number): void {
+    if (this.#phase === 'over') return;
+    assert(this.#phase === 'saving');
+    const state = { section: this.#options.deviceSection, bytes, isRunning: this.#wasGuestRunning };
+    if (this.#isPostcopyWanted) this.#queueHandover(state, nowMs);
+    else {
+      this.#queueDevices(encodePrecopyTail(state));
+      this.#phase = 'ending';
+      this.#handoverAt = this.#producedBytes + this.#controlBytes;
+    }
+  }
+
+  /** The guest could not be paused or saved. */
+  machineFailed(error: Error, nowMs: number): void {
+    if (this.#phase !== 'over')
+      this.#fail(new MigrationError('The guest could not be stopped and saved', { cause: error }), nowMs);
+  }
+
+  /** So many of the bytes that `fill` gave have left for good. */
+  sent(bytes: number, nowMs: number): void {
+    this.#sentBytes += bytes;
+    if (this.#sentBytes < this.#handoverAt || !Number.isNaN(this.#statistics.handedOverAtMs)) return;
+    this.#statistics.handedOverAtMs = nowMs;
+    if (this.#phase !== 'handover') return;
+    this.#phase = 'postcopy';
+    this.#limiter.setLimit(this.#parameters['max-postcopy-bandwidth'], nowMs);
+    this.#window.open(this.#producedBytes);
+    this.#pages.moveTo();
+    this.#namedBlock = -1;
+    this.#move('postcopy-active');
+  }
+
+  /**
+   * Bytes of the return path.
+   *
+   * A violation of the protocol is treated as a lost connection: no peer that commits one can be relied on.
+   */
+  receive(bytes: Uint8Array, nowMs: number): void {
+    if (this.#phase === 'over') return;
+    this.#statistics.returnPathBytes += bytes.length;
+    try {
+      for (const message of this.#returnPath.push(bytes)) this.#handleMessage(message, nowMs);
+      this.#returnPathBytes += bytes.length;
+    } catch (error) {
+      if (!(error instanceof StreamError)) throw error;
+      this.channelLost(error, nowMs);
+    }
+  }
+
+  /** The connection broke, or the peer closed it. */
+  channelLost(cause: Error | undefined, nowMs: number): void {
+    if (this.#phase === 'over') return;
+    const why = cause === undefined ? 'the destination closed it' : cause.message;
+    if (this.#canTakeBack) {
+      this.#fail(
+        new MigrationError(`Connection lost before the guest was handed over: ${why}`, { cause }),
+        nowMs,
+      );
+    } else if (this.#status === 'postcopy-active') {
+      const missing = this.#pages.count;
+      this.#end(
+        'postcopy-paused',
+        nowMs,
+        new MigrationError(
+          `Connection lost in postcopy: ${why}. The guest is at the destination; ${missing} pages of it are only here. ` +
+            'Keep this process: its memory is the only copy of them',
+          { cause },
+        ),
+      );
+    } else {
+      this.#end(
+        'failed',
+        nowMs,
+        new MigrationError(
+          `Connection lost after everything was sent, before the destination said how it went: ${why}. ` +
+            'It may run the guest: look there, and continue here with "cont" only if it does not',
+          { cause },
+        ),
+      );
+    }
+  }
+
+  /** The other end of a channel without a return path is done: the file is safe, or the command ended. */
+  peerFinished(error: Error | undefined, nowMs: number): void {
+    if (this.#phase === 'over') return;
+    assert(this.isFlushed && !this.#options.hasReturnPath);
+    if (error === undefined) this.#end('completed', nowMs);
+    else this.#fail(error, nowMs);
+  }
+
+  /** Gives up what is held for the migration, whatever its state. May be called twice. */
+  close(): void {
+    this.#phase = 'over';
+    this.#pages.stop();
+  }
+
+  // ---- output ----------------------------------------------------------------------------------------------
+
+  /**
+   * Writes what is to be sent next to the start of `target`, at least `MIN_FILL_BYTES` long.
+   *
+   * @returns bytes written; all of them must be sent, in this order, before those of the next call
+   */
+  fill(target: Uint8Array, nowMs: number): number {
+    assert(target.length >= MIN_FILL_BYTES);
+    const writer = new ByteWriter(target);
+    this.#target = target;
+    this.#writeControl(writer);
+    if (this.#control.length === 0) {
+      if (this.#phase === 'precopy') this.#fillPrecopy(writer, nowMs);
+      else if (this.#phase === 'final') this.#fillFinal(writer);
+      else if (this.#phase === 'postcopy') this.#fillPostcopy(writer, nowMs);
+    }
+    this.#producedBytes += writer.position;
+    this.#limiter.spend(writer.position);
+    return writer.position;
+  }
+
+  /** When `fill` may have something without any input before; Infinity if only an input can change that. */
+  wakeAtMs(nowMs: number): number {
+    if (this.#phase === 'precopy') {
+      return Math.min(this.#limiter.readyAtMs(nowMs, MIN_PRECOPY_CHUNK_BYTES), this.#switchAtMs);
+    }
+    if (this.#phase === 'postcopy' && this.#window.isOpen)
+      return this.#limiter.readyAtMs(nowMs, BULK_CHUNK_BYTES);
+    return Number.POSITIVE_INFINITY;
+  }
+
+  info(nowMs: number): MigrationInfo {
+    const ram = { remainingBytes: this.#pages.remainingBytes, totalBytes: this.#totalBytes };
+    return this.#statistics.info(this.#status, this.#error, ram, this.#parameters['downtime-limit'], nowMs);
+  }
+
+  // ---- precopy ---------------------------------------------------------------------------------------------
+
+  #fillPrecopy(writer: ByteWriter, nowMs: number): void {
+    if (this.#status === 'setup') {
+      this.#statistics.activeAtMs = nowMs;
+      this.#move('active');
+      this.#beginPass(this.#pages.count, nowMs);
+    }
+    this.#statistics.measureBandwidth(this.#sentBytes, nowMs);
+    if (this.#isPostcopyWanted || nowMs >= this.#switchAtMs) {
+      if (!this.#isPostcopyWanted) this.#statistics.postcopyCause = 'start-time';
+      this.#isPostcopyWanted = true;
+      this.#pauseGuest(nowMs);
+      return;
+    }
+    const allowedBytes = this.#limiter.available(nowMs);
+    if (allowedBytes < MIN_PRECOPY_CHUNK_BYTES) return;
+    const before = writer.position;
+    const isPassDone = this.#pages.count === 0 || !this.#writeRamPart(writer, allowedBytes);
+    this.#statistics.precopyBytes += writer.position - before;
+    if (isPassDone) this.#endPass(nowMs);
+  }
+
+  /** The time at which precopy gives way by itself. */
+  get #switchAtMs(): number {
+    const afterMs = this.#parameters['x-postcopy-start-time'];
+    const isOn = this.#options.capabilities['postcopy-ram'] && afterMs > 0 && this.#status === 'active';
+    return isOn ? this.#statistics.activeAtMs + afterMs : Number.POSITIVE_INFINITY;
+  }
+
+  /** A pass is complete: is what the guest has written meanwhile little enough to send while it stands still? */
+  #endPass(nowMs: number): void {
+    const freshPages = this.#sync(nowMs);
+    this.#statistics.dirtyPagesPerSecond = (freshPages / Math.max(1, nowMs - this.#passStartedAtMs)) * 1000;
+    this.#statistics.measureBandwidth(this.#sentBytes, nowMs, true);
+    const bandwidth = this.#statistics.bandwidth;
+    const thresholdBytes = (bandwidth / 1000) * this.#parameters['downtime-limit'];
+    const remainingBytes = this.#pages.remainingBytes;
+    if (this.#options.trace.isEnabled('migrate_pending')) {
+      this.#options.trace.emit('migrate_pending', {
+        remainingBytes,
+        thresholdBytes,
+        bandwidthBytesPerSecond: bandwidth,
+      });
+    }
+    if (remainingBytes <= thresholdBytes) this.#pauseGuest(nowMs);
+    else this.#beginPass(remainingBytes / TARGET_PAGE_BYTES, nowMs);
+  }
+
+  #beginPass(dirtyPages: number, nowMs: number): void {
+    this.#pages.moveTo();
+    this.#passStartedAtMs = nowMs;
+    if (this.#statistics.syncCount === 0) this.#statistics.syncCount = 1;
+    const pass = this.#statistics.syncCount;
+    if (this.#options.trace.isEnabled('migration_bitmap_sync_end')) {
+      this.#options.trace.emit('migration_bitmap_sync_end', { pass, dirtyPages });
+    }
+    this.#options.effects.passBegins(pass);
+  }
+
+  #sync(nowMs: number): number {
+    this.#statistics.syncCount++;
+    const freshPages = this.#pages.sync();
+    this.#limiter.setLimit(this.#parameters['max-bandwidth'], nowMs);
+    return freshPages;
+  }
+
+  #pauseGuest(nowMs: number): void {
+    this.#move('device');
+    this.#phase = 'pausing';
+    this.#statistics.pausedAtMs = nowMs;
+    if (this.#options.trace.isEnabled('postcopy_start') && this.#isPostcopyWanted) {
+      const cause = this.#statistics.postcopyCause ?? '';
+      this.#options.trace.emit('postcopy_start', { cause, remainingPages: this.#pages.count });
+    }
+    this.#options.effects.pauseGuest();
+  }
+
+  /** The END section of RAM: everything that remains, however many calls that takes. */
+  #fillFinal(writer: ByteWriter): void {
+    const before = writer.position;
+    if (!this.#isFinalSectionOpen) {
+      this.#isFinalSectionOpen = true;
+      this.#traceSectionStart('end', RAM_SECTION_ID, RAM_IDSTR);
+      writeSectionContinuation(writer, SectionType.END, RAM_SECTION_ID);
+    }
+    const hasMore = this.#writePages(writer, Number.POSITIVE_INFINITY);
+    if (!hasMore) this.#endSection(writer);
+    this.#statistics.downtimeBytes += writer.position - before;
+    if (hasMore) return;
+    assert(this.#pages.count === 0);
+    this.#phase = 'saving';
+    this.#options.effects.saveDevices();
+  }
+
+  // ---- the switch ------------------------------------------------------------------------------------------
+
+  #queueHandover(state: DeviceState, nowMs: number): void {
+    const { memory, trace } = this.#options;
+    const ranges = memory.blocks.map((): { start: number; lengthBytes: number }[] => []);
+    this.#pages.forEachDirtyRun((block, firstPage, pageCount) => {
+      const range = { start: firstPage * TARGET_PAGE_BYTES, lengthBytes: pageCount * TARGET_PAGE_BYTES };
+      ranges[block]?.push(range);
+      if (trace.isEnabled('postcopy_send_discard_bm_ram')) {
+        trace.emit('postcopy_send_discard_bm_ram', { idstr: memory.blocks[block]?.idstr ?? '', ...range });
+      }
+    });
+    memory.blocks.forEach(({ idstr }, block) => {
+      for (const command of encodeDiscards(idstr, ranges[block] ?? []))
+        this.#queueCommand('POSTCOPY_RAM_DISCARD', command);
+    });
+    this.#queuePing(PingValue.DISCARDS_SENT, nowMs);
+
+    const parts = encodePackage(state);
+    const lengthBytes = parts.reduce((sum, part) => sum + part.length, 0);
+    this.#queueCommand('PACKAGED', encodePackagedHeader(lengthBytes));
+    this.#pings.sent(PingValue.IN_PACKAGE, nowMs, this.#producedBytes);
+    this.#queueDevices(parts);
+    this.#handoverAt = this.#producedBytes + this.#controlBytes;
+    this.#queuePing(PingValue.PACKAGE_SENT, nowMs);
+    this.#phase = 'handover';
+  }
+
+  // ---- postcopy --------------------------------------------------------------------------------------------
+
+  #fillPostcopy(writer: ByteWriter, nowMs: number): void {
+    const before = writer.position;
+    if (!this.#requests.isEmpty) this.#writeRequestedPages(writer, nowMs);
+    // Pushed pages wait for the next call, so that what was asked for is on its way first.
+    else if (this.#pages.count > 0) this.#pushPages(writer, nowMs);
+    this.#statistics.postcopyBytes += writer.position - before;
+    if (this.#pages.count === 0 && this.#requests.isEmpty) this.#writePostcopyEnd(writer);
+  }
+
+  #writeRequestedPages(writer: ByteWriter, nowMs: number): void {
+    const head = writer.position;
+    writeSectionContinuation(writer, SectionType.PART, RAM_SECTION_ID);
+    const empty = writer.position;
+    while (!this.#requests.isEmpty && this.#hasRoom(writer)) {
+      const request = this.#requests.first();
+      while (request.page < request.endPage && this.#hasRoom(writer)) {
+        const page = request.page++;
+        if (!this.#pages.isDirty(request.block, page)) continue;
+        this.#writePage(writer, request.block, page);
+        this.#statistics.demandedPages++;
+        this.#statistics.requestLatency.record((nowMs - request.queuedAtMs) * 1000);
+      }
+      if (request.page < request.endPage) break;
+      this.#pages.moveTo(request.block, request.endPage);
+      this.#requests.removeFirst();
+    }
+    if (writer.position === empty) writer.position = head;
+    else this.#endSection(writer);
+  }
+
+  #pushPages(writer: ByteWriter, nowMs: number): void {
+    const allowedBytes = Math.min(BULK_CHUNK_BYTES, this.#limiter.available(nowMs));
+    if (!this.#window.isOpen || allowedBytes < PAGE_RECORD_CONTINUE_BYTES) return;
+    const pagesBefore = this.#pages.count;
+    if (!this.#writeRamPart(writer, allowedBytes)) this.#pages.moveTo();
+    this.#statistics.pushedPages += pagesBefore - this.#pages.count;
+    const value = this.#pings.next();
+    writer.bytes(encodePing(value));
+    this.#statistics.commandBytes += PING_BYTES;
+    const position = this.#producedBytes + writer.position;
+    this.#tracePing(value);
+    this.#pings.sent(value, nowMs, position);
+    this.#window.sent(position);
+  }
+
+  #writePostcopyEnd(writer: ByteWriter): void {
+    if (writer.remaining < SECTION_CONTINUATION_BYTES + SECTION_TAIL_BYTES + 1) return;
+    this.#traceSectionStart('end', RAM_SECTION_ID, RAM_IDSTR);
+    writeSectionContinuation(writer, SectionType.END, RAM_SECTION_ID);
+    this.#endSection(writer);
+    writeEof(writer);
+    this.#phase = 'ending';
+  }
+
+  // ---- RAM records -----------------------------------------------------------------------------------------
+
+  /** A PART section with the next dirty pages. @returns false if the scan reached its end */
+  #writeRamPart(writer: ByteWriter, limitBytes: number): boolean {
+    const head = writer.position;
+    writeSectionContinuation(writer, SectionType.PART, RAM_SECTION_ID);
+    const empty = writer.position;
+    const hasMore = this.#writePages(writer, limitBytes);
+    if (writer.position === empty) writer.position = head;
+    else {
+      this.#traceSectionStart('part', RAM_SECTION_ID, RAM_IDSTR);
+      this.#endSection(writer);
+    }
+    return hasMore;
+  }
+
+  /** @returns false if the scan reached its end */
+  #writePages(writer: ByteWriter, limitBytes: number): boolean {
+    const cursor = this.#pages.cursor;
+    const from = writer.position;
+    while (this.#hasRoom(writer) && writer.position - from < limitBytes) {
+      if (!this.#pages.seek()) return false;
+      this.#writePage(writer, cursor.block, cursor.page);
+      cursor.page++;
+    }
+    return this.#pages.seek();
+  }
+
+  #hasRoom(writer: ByteWriter): boolean {
+    return writer.remaining >= PAGE_RECORD_MAX_BYTES + SECTION_TAIL_BYTES + PING_BYTES;
+  }
+
+  #writePage(writer: ByteWriter, block: number, page: number): void {
+    const { memory } = this.#options;
+    const from = writer.position;
+    const offset = page * TARGET_PAGE_BYTES;
+    const idstr = block === this.#namedBlock ? null : (memory.blocks[block]?.idstr ?? null);
+    this.#namedBlock = block;
+    this.#pages.markSent(block, page);
+    if (this.#pages.isZero(block, page)) {
+      writeZeroPage(writer, offset, idstr);
+      this.#statistics.zeroPages++;
+      this.#statistics.zeroPageBytes += writer.position - from;
+    } else {
+      writePageHeader(writer, offset, RamSaveFlag.PAGE, idstr);
+      memory.copyPage(block, offset, this.#target, writer.position);
+      writer.position += TARGET_PAGE_BYTES;
+      this.#statistics.normalPages++;
+      this.#statistics.pageBytes += writer.position - from;
+    }
+  }
+
+  #endSection(writer: ByteWriter): void {
+    writeRamEos(writer);
+    writeSectionFooter(writer, RAM_SECTION_ID);
+  }
+
+  // ---- return path -----------------------------------------------------------------------------------------
+
+  #handleMessage(message: ReturnPathMessage, nowMs: number): void {
+    const { trace } = this.#options;
+    if (trace.isEnabled('source_return_path_thread_entry')) {
+      trace.emit('source_return_path_thread_entry', { message: message.type, bytes: this.#returnPathBytes });
+    }
+    switch (message.type) {
+      case 'pong': {
+        const pong = this.#pings.answered(message.value, nowMs);
+        if (pong === undefined) return;
+        this.#statistics.pingRoundTrip.record(pong.roundTripMs * 1000);
+        this.#window.decoded(pong.position, pong.roundTripMs, nowMs);
+        if (trace.isEnabled('source_return_path_thread_pong')) {
+          trace.emit('source_return_path_thread_pong', {
+            value: message.value,
+            roundTripUs: pong.roundTripMs * 1000,
+          });
+        }
+        return;
+      }
+      case 'req-pages':
+        this.#queueRequest(message.idstr, message.start, message.lengthBytes, nowMs);
+        return;
+      case 'shut':
+        this.#handleShut(message.status, nowMs);
+        return;
+      default:
+        throw new StreamError(
+          'BAD_MESSAGE',
+          `Message "${message.type}" has no place in state "${this.#status}"`,
+          this.#returnPathBytes,
+          'return path',
+        );
+    }
+  }
+
+  #queueRequest(idstr: string, start: number, lengthBytes: number, nowMs: number): void {
+    const at = this.#returnPathBytes;
+    const { memory, trace } = this.#options;
+    const block = this.#blockNumbers.get(idstr);
+    const refuse = (code: 'UNKNOWN_BLOCK' | 'OUT_OF_RANGE' | 'BAD_MESSAGE', why: string) =>
+      new StreamError(
+        code,
+        `Cannot serve a request for ${lengthBytes} bytes at ${start} of "${idstr}": ${why}`,
+        at,
+        'return path',
+      );
+    if (block === undefined) throw refuse('UNKNOWN_BLOCK', 'there is no such block');
+    const blockBytes = memory.blocks[block]?.lengthBytes ?? 0;
+    if (start % TARGET_PAGE_BYTES !== 0 || lengthBytes % TARGET_PAGE_BYTES !== 0 || lengthBytes === 0) {
+      throw refuse('OUT_OF_RANGE', `both must be multiples of ${TARGET_PAGE_BYTES}`);
+    }
+    if (start + lengthBytes > blockBytes) throw refuse('OUT_OF_RANGE', `the block ends at ${blockBytes}`);
+    if (this.#phase !== 'postcopy' && this.#phase !== 'handover' && this.#phase !== 'ending') {
+      throw refuse('BAD_MESSAGE', `the migration is in state "${this.#status}", not in postcopy`);
+    }
+    if (trace.isEnabled('ram_save_queue_pages'))
+      trace.emit('ram_save_queue_pages', { idstr, start, lengthBytes });
+    this.#statistics.pageRequests++;
+    // Once all is sent, whatever is asked for is in the stream already.
+    if (this.#phase === 'ending') return;
+    this.#requests.push(block, start / TARGET_PAGE_BYTES, lengthBytes / TARGET_PAGE_BYTES, nowMs, at);
+  }
+
+  #handleShut(status: number, nowMs: number): void {
+    if (status !== 0) {
+      if (this.#status === 'postcopy-active') {
+        this.channelLost(new MigrationError(`the destination reports failure (status ${status})`), nowMs);
+      } else {
+        const why = `The destination refused the migration (status ${status}); its own message says why`;
+        this.#fail(new MigrationError(why), nowMs);
+      }
+    } else if (this.isFlushed) {
+      this.#end('completed', nowMs);
+    } else {
+      const what = `The destination says that it is done in state "${this.#status}", before it can be`;
+      throw new StreamError('BAD_MESSAGE', what, this.#returnPathBytes, 'return path');
+    }
+  }
+
+  // ---- ends ------------------------------------------------------------------------------------------------
+
+  get #canTakeBack(): boolean {
+    return this.#sentBytes < this.#handoverAt && this.#phase !== 'over' && this.#phase !== 'postcopy';
+  }
+
+  /** The migration is off and the guest stays here; only while it can be taken back, or the destination said so. */
+  #fail(error: Error, nowMs: number): void {
+    this.#error = error;
+    this.#giveUp(nowMs);
+    this.#move('failed');
+  }
+
+  #giveUp(nowMs: number): void {
+    this.#phase = 'over';
+    this.#pages.stop();
+    this.#statistics.endedAtMs = nowMs;
+    if (this.#isGuestPaused && this.#wasGuestRunning) this.#options.effects.resumeGuest();
+  }
+
+  #end(status: MigrationStatus, nowMs: number, error?: Error): void {
+    this.#phase = 'over';
+    this.#error = error;
+    this.#pages.stop();
+    this.#statistics.endedAtMs = nowMs;
+    this.#move(status);
+  }
+
+  #move(to: MigrationStatus): void {
+    const from = this.#status;
+    assert(SOURCE_MOVES[from].includes(to), `no move from ${from} to ${to}`);
+    this.#status = to;
+    if (this.#options.trace.isEnabled('migrate_set_state')) {
+      this.#options.trace.emit('migrate_set_state', { side: 'source', from, to });
+    }
+    this.#options.effects.statusChanged(to, this.#error);
+  }
+
+  // ---- control messages ------------------------------------------------------------------------------------
+
+  get #controlBytes(): number {
+    return this.#control.reduce((sum, { bytes, at }) => sum + bytes.length - at, 0);
+  }
+
+  #queue(writer: ByteWriter, write: (writer: ByteWriter) => void): void {
+    write(writer);
+    this.#control.push({ bytes: writer.subarray(), at: 0 });
+  }
+
+  #queueCommand(name: string, bytes: Uint8Array): void {
+    this.#statistics.commandBytes += bytes.length;
+    if (this.#options.trace.isEnabled('savevm_command_send')) {
+      this.#options.trace.emit('savevm_command_send', { command: name, bytes: bytes.length });
+    }
+    this.#control.push({ bytes, at: 0 });
+  }
+
+  #queuePing(value: number, nowMs: number): void {
+    this.#tracePing(value);
+    this.#queueCommand('PING', encodePing(value));
+    this.#pings.sent(value, nowMs, this.#producedBytes + this.#controlBytes);
+  }
+
+  #queueDevices(parts: readonly Uint8Array[]): void {
+    for (const bytes of parts) {
+      this.#statistics.deviceBytes += bytes.length;
+      this.#control.push({ bytes, at: 0 });
+    }
+    if (this.#options.trace.isEnabled('savevm_section_end')) {
+      const bytes = parts.reduce((sum, part) => sum + part.length, 0);
+      this.#options.trace.emit('savevm_section_end', {
+        idstr: this.#options.deviceSection.idstr,
+        sectionId: -1,
+        bytes,
+      });
+    }
+  }
+
+  #writeControl(writer: ByteWriter): void {
+    while (this.#control.length > 0 && writer.remaining > 0) {
+      const message = this.#control[0] as { bytes: Uint8Array; at: number };
+      const count = Math.min(writer.remaining, message.bytes.length - message.at);
+      writer.bytes(message.bytes.subarray(message.at, message.at + count));
+      message.at += count;
+      if (message.at === message.bytes.length) this.#control.shift();
+    }
+  }
+
+  #tracePing(value: number): void {
+    if (this.#options.trace.isEnabled('savevm_send_ping'))
+      this.#options.trace.emit('savevm_send_ping', { value });
+  }
+
+  #traceSectionStart(type: string, sectionId: number, idstr: string): void {
+    const { trace } = this.#options;
+    if (trace.isEnabled('savevm_section_start'))
+      trace.emit('savevm_section_start', { idstr, sectionId, type });
+  }
+}

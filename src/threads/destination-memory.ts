@@ -1,0 +1,122 @@
+/**
+ * Guest memory at the destination: written in precopy, placed through userfaultfd in postcopy.
+ */
+import { Advice, addressOf, madvise, mapAnonymous, viewMemory } from '../linux/memory.ts';
+import { RegisterMode, Userfaultfd } from '../linux/userfaultfd.ts';
+import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import { isZeroPage } from '../memory/zero-page.ts';
+import type { DestinationMemory } from '../migration/destination-ports.ts';
+import { MigrationError } from '../migration/migration-error.ts';
+import type { FaultThreadControl } from './fault-thread-control.ts';
+
+export class MappedDestinationMemory implements DestinationMemory {
+  readonly blocks: readonly RamBlock[];
+  readonly #addresses: readonly number[];
+  readonly #views: readonly Uint8Array[];
+  readonly #buffer: Uint8Array;
+  readonly #bufferAddress: number;
+  readonly #faultThread: FaultThreadControl;
+  #uffd: Userfaultfd | undefined;
+  #isListening = false;
+
+  /** @param buffer memory off the JavaScript heap, in which positions of pages are given */
+  constructor(blocks: readonly RamBlock[], buffer: Uint8Array, faultThread: FaultThreadControl) {
+    this.blocks = blocks;
+    this.#addresses = blocks.map(({ hostAddress }) => Number(hostAddress));
+    this.#views = blocks.map(({ hostAddress, lengthBytes }) => viewMemory(hostAddress, lengthBytes));
+    this.#buffer = buffer;
+    this.#bufferAddress = Number(addressOf(buffer));
+    this.#faultThread = faultThread;
+  }
+
+  /** Opens the userfaultfd that `listen` will use, and tries it. */
+  checkPostcopy(): void {
+    const trial = mapAnonymous(TARGET_PAGE_BYTES);
+    try {
+      this.#uffd = Userfaultfd.open(0);
+      this.#uffd.register(trial.address, TARGET_PAGE_BYTES, RegisterMode.MISSING);
+      this.#uffd.zeroPage(Number(trial.address), TARGET_PAGE_BYTES);
+      this.#uffd.unregister(trial.address, TARGET_PAGE_BYTES);
+    } catch (error) {
+      throw new MigrationError(
+        `Postcopy is not possible on this host: ${(error as Error).message}. It needs userfaultfd(2): Linux 4.11 or ` +
+          'later, as any user with Linux 5.11; "postcopy doctor" says more',
+        { cause: error },
+      );
+    } finally {
+      trial.unmap();
+    }
+    this.#faultThread.waitUntilReady();
+  }
+
+  dropAll(): void {
+    for (const { hostAddress, lengthBytes } of this.blocks)
+      madvise(hostAddress, lengthBytes, Advice.DONTNEED);
+  }
+
+  writePage(block: number, offset: number, position: number): void {
+    (this.#views[block] as Uint8Array).set(
+      this.#buffer.subarray(position, position + TARGET_PAGE_BYTES),
+      offset,
+    );
+  }
+
+  /** Reading the page is what makes it present; writing it would also cost memory. */
+  writeZeroPage(block: number, offset: number): void {
+    const view = this.#views[block] as Uint8Array;
+    if (!isZeroPage(view, offset)) view.fill(0, offset, offset + TARGET_PAGE_BYTES);
+  }
+
+  prepareDiscards(): void {
+    for (const { hostAddress, lengthBytes } of this.blocks)
+      madvise(hostAddress, lengthBytes, Advice.NOHUGEPAGE);
+  }
+
+  discard(block: number, offset: number, lengthBytes: number): void {
+    const { hostAddress } = this.blocks[block] as RamBlock;
+    madvise(hostAddress + BigInt(offset), lengthBytes, Advice.DONTNEED);
+  }
+
+  listen(): void {
+    const uffd = this.#openUffd;
+    for (const { hostAddress, lengthBytes } of this.blocks) {
+      uffd.register(hostAddress, lengthBytes, RegisterMode.MISSING);
+    }
+    this.#isListening = true;
+    this.#faultThread.serve(uffd.fd);
+  }
+
+  placePage(block: number, offset: number, position: number): 'placed' | 'exists' {
+    const address = (this.#addresses[block] as number) + offset;
+    return this.#openUffd.copy(address, this.#bufferAddress + position, TARGET_PAGE_BYTES);
+  }
+
+  placeZeroPage(block: number, offset: number): 'placed' | 'exists' {
+    return this.#openUffd.zeroPage((this.#addresses[block] as number) + offset, TARGET_PAGE_BYTES);
+  }
+
+  end(): void {
+    if (this.#isListening) {
+      for (const { hostAddress, lengthBytes } of this.blocks) {
+        this.#openUffd.unregister(hostAddress, lengthBytes);
+        madvise(hostAddress, lengthBytes, Advice.HUGEPAGE);
+      }
+    }
+    this.close();
+  }
+
+  /**
+   * Stops the fault thread and closes the userfaultfd. Pages that are still missing become zero pages for whoever touches
+   * them: only when the guest is gone, or all pages are there. May be called twice.
+   */
+  close(): void {
+    this.#faultThread.stop();
+    this.#uffd?.close();
+    this.#uffd = undefined;
+  }
+
+  get #openUffd(): Userfaultfd {
+    if (this.#uffd === undefined) throw new Error('The userfaultfd is not open');
+    return this.#uffd;
+  }
+}

@@ -1,0 +1,183 @@
+/**
+ * Destination migration thread: a worker that drives the destination engine over one descriptor.
+ *
+ * It sleeps in poll(2) for the stream, for orders of the main thread and for answers of the machine thread. It places
+ * pages; the fault thread beside it asks for them. When the connection is lost in postcopy it keeps the userfaultfd, so
+ * that the guest waits at a missing page rather than read zeros.
+ */
+import { workerData } from 'node:worker_threads';
+import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
+import { mapAnonymous } from '../linux/memory.ts';
+import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
+import { PageBitmap } from '../memory/page-bitmap.ts';
+import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import { DestinationMigration } from '../migration/destination.ts';
+import { RequestTimes } from '../migration/page-requests.ts';
+import { monotonicMs } from './clock.ts';
+import { MappedDestinationMemory } from './destination-memory.ts';
+import { FaultThreadControl } from './fault-thread-control.ts';
+import { MachinePort } from './machine-client.ts';
+import type { DestinationThreadData, MachineReply, MigrationNotice, MigrationOrder } from './messages.ts';
+import { connectionError, PortTrace, takeOrders } from './migration-loop.ts';
+import { ReturnPathWriter } from './return-path-writer.ts';
+
+const BUFFER_BYTES = 1024 * 1024;
+/** How long the source may take to read our last word before we close. */
+const LINGER_MS = 5000;
+
+const data = workerData as DestinationThreadData;
+const notify = (notice: MigrationNotice) => data.orders.postMessage(notice);
+const trace = new PortTrace(data.orders, data.traces);
+const machine = new MachinePort(data.machine);
+const polls = new PollSet(2);
+const buffer = mapAnonymous(BUFFER_BYTES);
+const returnPath = new ReturnPathWriter(data.returnPath);
+const faultThread = new FaultThreadControl(data.faultThread);
+const memory = new MappedDestinationMemory(data.blocks, buffer.bytes, faultThread);
+
+let isClosing = false;
+/** The source has closed its end. */
+let isAtEnd = false;
+
+const engine = new DestinationMigration({
+  memory,
+  buffer: buffer.bytes,
+  receivedBitmaps: data.receivedWords.map(
+    (words, block) => new PageBitmap((data.blocks[block]?.lengthBytes ?? 0) / TARGET_PAGE_BYTES, words),
+  ),
+  requestTimes: new RequestTimes(data.blocks, data.requestTimes),
+  machineType: data.machineType,
+  deviceSection: data.deviceSection,
+  hasReturnPath: data.hasReturnPath,
+  effects: {
+    sendReturnPath: (message) => returnPath.send(message),
+    loadDevices: (state) => machine.postState(state),
+    resumeGuest: (shouldRun) => {
+      if (shouldRun && !data.staysPaused) machine.post('resume');
+      else engine.guestResumed(undefined, monotonicMs());
+    },
+    statusChanged: (status, error) => notify({ kind: 'status', status, error: error?.message }),
+  },
+  clock: monotonicMs,
+  trace,
+});
+
+engine.start(monotonicMs());
+while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
+linger();
+returnPath.close();
+closeFd(data.fd);
+while (!isClosing && engine.status === 'postcopy-paused') waitForOrders();
+memory.close();
+notify({ kind: 'ended', info: engine.info(monotonicMs()) });
+data.orders.close();
+data.machine.close();
+
+function step(): void {
+  takeOrders(data.orders, obey);
+  for (let reply = machine.collect(); reply !== undefined; reply = machine.collect()) takeReply(reply);
+  if (isClosing || (engine.isOver && !machine.hasUnanswered)) return;
+  if (engine.isOver) {
+    sleepUntilWoken();
+    return;
+  }
+  const free = engine.free();
+  polls.set(0, free.length > 0 ? data.fd : -1, PollEvent.IN);
+  polls.set(1, data.wakeFd, PollEvent.IN);
+  polls.wait(-1);
+  if (polls.ready(1) !== 0) drainEventfd(data.wakeFd);
+  if (free.length > 0 && polls.ready(0) !== 0) read(free);
+}
+
+/** The guest runs here on what it has: the threads stay, so that it waits at a missing page and can be asked about. */
+function waitForOrders(): void {
+  takeOrders(data.orders, obey);
+  if (!isClosing) sleepUntilWoken();
+}
+
+function sleepUntilWoken(): void {
+  polls.set(0, -1, 0);
+  polls.set(1, data.wakeFd, PollEvent.IN);
+  polls.wait(-1);
+  drainEventfd(data.wakeFd);
+}
+
+function read(free: Uint8Array): void {
+  try {
+    const address = Number(buffer.address) + free.byteOffset - buffer.bytes.byteOffset;
+    const count = readInto(data.fd, address, free.length);
+    if (count === WOULD_BLOCK) return;
+    if (count === 0) {
+      isAtEnd = true;
+      engine.channelLost(undefined, monotonicMs());
+    } else engine.received(count, monotonicMs());
+  } catch (error) {
+    isAtEnd = true;
+    engine.channelLost(connectionError(error), monotonicMs());
+  }
+}
+
+/** Closing with bytes unread would reset the connection and could take our last word with it: read until the source closes. */
+function linger(): void {
+  if (!data.hasReturnPath || isAtEnd || engine.status === 'postcopy-paused') return;
+  const deadlineMs = monotonicMs() + LINGER_MS;
+  polls.set(0, data.fd, PollEvent.IN);
+  polls.set(1, data.wakeFd, PollEvent.IN);
+  while (!isClosing && monotonicMs() < deadlineMs) {
+    polls.wait(deadlineMs - monotonicMs());
+    if (polls.ready(1) !== 0) {
+      drainEventfd(data.wakeFd);
+      takeOrders(data.orders, obey);
+    }
+    if (polls.ready(0) === 0) continue;
+    try {
+      if (readInto(data.fd, buffer.address, BUFFER_BYTES) === 0) return;
+    } catch {
+      return; // Reset by the source: it has heard enough.
+    }
+  }
+}
+
+function obey(order: MigrationOrder): void {
+  switch (order.kind) {
+    case 'set-traces':
+      trace.setEnabled(order.names);
+      return;
+    case 'query':
+      notify({ kind: 'info', id: order.id, info: engine.info(monotonicMs()) });
+      return;
+    case 'cancel':
+    case 'start-postcopy':
+      notify({
+        kind: 'answer',
+        id: order.id,
+        error: 'This is the destination: give the command at the source',
+      });
+      return;
+    case 'close':
+      isClosing = true;
+      return;
+    case 'set-parameters':
+    case 'peer-finished':
+      return;
+  }
+}
+
+function takeReply(reply: MachineReply): void {
+  const nowMs = monotonicMs();
+  switch (reply.kind) {
+    case 'devices-loaded':
+      engine.devicesLoaded(nowMs);
+      return;
+    case 'resumed':
+      notify({ kind: 'guest', isRunning: true });
+      engine.guestResumed(reply.downtime, nowMs);
+      return;
+    case 'failed':
+      engine.machineFailed(new Error(reply.message), nowMs);
+      return;
+    case 'paused':
+    case 'devices-saved':
+      return;
+  }
+}

@@ -1,0 +1,94 @@
+/**
+ * How a migration thread starts and stops the fault thread beside it: shared words, and an eventfd to wake it.
+ *
+ * The main thread makes both threads; a migration thread sits in system calls and could not.
+ */
+import { createEventfd, signalEventfd } from '../linux/poll.ts';
+
+const STATE = 0;
+const UFFD = 1;
+
+const State = { STARTING: 0, READY: 1, SERVING: 2, STOPPING: 3, STOPPED: 4 } as const;
+
+/** A fault thread that does not answer in this time has died. */
+const ANSWER_MS = 10_000;
+
+export interface SharedFaultThread {
+  readonly words: Int32Array;
+  readonly wakeFd: number;
+}
+
+export function createSharedFaultThread(): SharedFaultThread {
+  return { words: new Int32Array(new SharedArrayBuffer(8)), wakeFd: createEventfd() };
+}
+
+/** The migration thread's side. */
+export class FaultThreadControl {
+  readonly #shared: SharedFaultThread;
+
+  constructor(shared: SharedFaultThread) {
+    this.#shared = shared;
+  }
+
+  /** Waits until the thread has loaded its code, so that it serves at once when told to. */
+  waitUntilReady(): void {
+    this.#waitWhile(State.STARTING);
+  }
+
+  /** From here on the thread serves faults of this userfaultfd. */
+  serve(uffd: number): void {
+    this.waitUntilReady();
+    Atomics.store(this.#shared.words, UFFD, uffd);
+    this.#set(State.SERVING);
+  }
+
+  /** The thread ends; when this returns it does not touch the userfaultfd any more. May be called twice. */
+  stop(): void {
+    if (Atomics.load(this.#shared.words, STATE) === State.STOPPED) return;
+    this.waitUntilReady();
+    this.#set(State.STOPPING);
+    this.#waitWhile(State.STOPPING);
+  }
+
+  #set(state: number): void {
+    Atomics.store(this.#shared.words, STATE, state);
+    signalEventfd(this.#shared.wakeFd);
+  }
+
+  #waitWhile(state: number): void {
+    if (Atomics.wait(this.#shared.words, STATE, state, ANSWER_MS) === 'timed-out') {
+      throw new Error(`The fault thread did not answer within ${ANSWER_MS} ms`);
+    }
+  }
+}
+
+/** The fault thread's side. */
+export class FaultThreadState {
+  readonly #words: Int32Array;
+
+  constructor(shared: SharedFaultThread) {
+    this.#words = shared.words;
+  }
+
+  setReady(): void {
+    this.#set(State.READY);
+  }
+
+  setStopped(): void {
+    this.#set(State.STOPPED);
+  }
+
+  get isStopping(): boolean {
+    return Atomics.load(this.#words, STATE) === State.STOPPING;
+  }
+
+  /** The userfaultfd to serve, undefined while there is none. */
+  get uffd(): number | undefined {
+    return Atomics.load(this.#words, STATE) === State.SERVING ? Atomics.load(this.#words, UFFD) : undefined;
+  }
+
+  #set(state: number): void {
+    Atomics.store(this.#words, STATE, state);
+    Atomics.notify(this.#words, STATE);
+  }
+}

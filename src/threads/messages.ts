@@ -1,0 +1,128 @@
+/**
+ * The messages between threads, all of them.
+ *
+ *   main ◀──▶ machine thread        MachineRequest / MachineReply over a port; MachineNotice over the worker's own
+ *   main ◀──▶ migration thread      MigrationOrder / MigrationNotice
+ *   migration ◀──▶ machine thread   MachineRequest / MachineReply over a port of their own, so that the pause of the guest
+ *                                   never waits for the main thread
+ *
+ * A migration thread sits in poll(2): whoever posts to it also signals its eventfd.
+ */
+import type { MessagePort } from 'node:worker_threads';
+import type { V86MachineOptions } from '../machine/v86/v86-options.ts';
+import type { RamBlock } from '../memory/ram-block.ts';
+import type { Capabilities } from '../migration/capabilities.ts';
+import type { GuestDowntime } from '../migration/destination.ts';
+import type { DeviceSectionName } from '../migration/device-state.ts';
+import type { MigrationInfo } from '../migration/migration-info.ts';
+import type { Parameters } from '../migration/parameters.ts';
+import type { MigrationStatus } from '../migration/states.ts';
+import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
+import type { SharedFaultThread } from './fault-thread-control.ts';
+import type { SharedReturnPath } from './return-path-writer.ts';
+
+// ---- machine -----------------------------------------------------------------------------------------------
+
+export type MachineRequest = { readonly id: number } & (
+  | { readonly kind: 'pause' }
+  | { readonly kind: 'resume' }
+  | { readonly kind: 'save-devices' }
+  | { readonly kind: 'load-devices'; readonly state: Uint8Array }
+);
+
+export type MachineReply = { readonly id: number } & (
+  | { readonly kind: 'paused'; readonly wasRunning: boolean }
+  /** `downtime` is there the first time after a state was loaded. */
+  | { readonly kind: 'resumed'; readonly downtime: GuestDowntime | undefined }
+  | { readonly kind: 'devices-saved'; readonly state: Uint8Array }
+  | { readonly kind: 'devices-loaded' }
+  | { readonly kind: 'failed'; readonly message: string }
+);
+
+/** From the machine thread to the main thread, unasked. */
+export type MachineNotice =
+  | {
+      readonly kind: 'ready';
+      readonly machineType: string;
+      readonly ramBlocks: readonly RamBlock[];
+      readonly deviceSection: DeviceSectionName;
+    }
+  | { readonly kind: 'unusable'; readonly message: string }
+  | { readonly kind: 'serial'; readonly bytes: Uint8Array }
+  | { readonly kind: 'guest'; readonly event: 'reset' | 'halted' | 'crashed'; readonly message: string };
+
+/** From the main thread to the machine thread, without a reply. */
+export type MachineOrder =
+  | { readonly kind: 'attach'; readonly port: MessagePort; readonly wakeFd: number | undefined }
+  | { readonly kind: 'serial'; readonly bytes: Uint8Array };
+
+/** What kind of machine a machine thread makes. */
+export type MachineThreadData = { readonly kind: 'v86' } & Omit<V86MachineOptions, 'onSerial' | 'onEvent'>;
+
+// ---- migration ---------------------------------------------------------------------------------------------
+
+/** From the main thread to a migration thread. */
+export type MigrationOrder =
+  | { readonly kind: 'cancel'; readonly id: number }
+  | { readonly kind: 'start-postcopy'; readonly id: number }
+  | { readonly kind: 'set-parameters'; readonly parameters: Parameters }
+  | { readonly kind: 'set-traces'; readonly names: readonly TraceName[] }
+  | { readonly kind: 'query'; readonly id: number }
+  /** The command or file behind a channel without a return path is done. */
+  | { readonly kind: 'peer-finished'; readonly error: string | undefined }
+  /** Give the descriptors back and end, whatever the state. */
+  | { readonly kind: 'close' };
+
+/** From a migration thread to the main thread. */
+export type MigrationNotice =
+  | { readonly kind: 'status'; readonly status: MigrationStatus; readonly error: string | undefined }
+  | { readonly kind: 'pass'; readonly pass: number }
+  /** The guest stands still on behalf of the migration, or may run again here; or it begins to run here. */
+  | { readonly kind: 'guest'; readonly isRunning: boolean }
+  | { readonly kind: 'answer'; readonly id: number; readonly error: string | undefined }
+  | { readonly kind: 'info'; readonly id: number; readonly info: MigrationInfo }
+  | {
+      readonly kind: 'trace';
+      readonly name: TraceName;
+      readonly fields: TraceEvents[TraceName];
+      readonly atMs: number;
+    }
+  /** All is sent and the descriptor is closed; `peer-finished` is awaited. */
+  | { readonly kind: 'flushed' }
+  /** The last word: the thread ends. */
+  | { readonly kind: 'ended'; readonly info: MigrationInfo };
+
+interface MigrationThreadData {
+  /** The channel's descriptor: the thread owns it. */
+  readonly fd: number;
+  readonly hasReturnPath: boolean;
+  readonly blocks: readonly RamBlock[];
+  readonly machineType: string;
+  readonly deviceSection: DeviceSectionName;
+  readonly orders: MessagePort;
+  readonly machine: MessagePort;
+  /** Signalled by whoever posts to one of the ports. */
+  readonly wakeFd: number;
+  readonly traces: readonly TraceName[];
+}
+
+export interface SourceThreadData extends MigrationThreadData {
+  readonly capabilities: Capabilities;
+  readonly parameters: Parameters;
+  /** The bitmap of dirty pages of each block, which the main thread may show. */
+  readonly dirtyWords: readonly Int32Array[];
+  /** Only for synchronous dirty tracking: the fault thread, and what it notes. */
+  readonly writeFaults:
+    | { readonly control: SharedFaultThread; readonly notedWords: readonly Int32Array[] }
+    | undefined;
+}
+
+export interface DestinationThreadData extends MigrationThreadData {
+  /** The bitmap of received pages of each block, shared with the fault thread and the main thread. */
+  readonly receivedWords: readonly Int32Array[];
+  readonly requestTimes: Int32Array;
+  readonly faultThread: SharedFaultThread;
+  readonly returnPath: SharedReturnPath;
+  /** The guest is not started, whatever it did at the source. */
+  readonly staysPaused: boolean;
+}

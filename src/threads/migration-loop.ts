@@ -1,0 +1,53 @@
+/**
+ * What both migration threads share: their ports, their eventfd, their trace, and how errors read.
+ */
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
+import { SyscallError } from '../linux/libc.ts';
+import type { Trace, TraceEvents, TraceName } from '../telemetry/trace-events.ts';
+import { monotonicMs } from './clock.ts';
+import type { MigrationNotice, MigrationOrder } from './messages.ts';
+
+/** Trace points of a migration thread: those that are on are posted to the main thread. */
+export class PortTrace implements Trace {
+  readonly #port: MessagePort;
+  #enabled: ReadonlySet<TraceName>;
+
+  constructor(port: MessagePort, names: readonly TraceName[]) {
+    this.#port = port;
+    this.#enabled = new Set(names);
+  }
+
+  setEnabled(names: readonly TraceName[]): void {
+    this.#enabled = new Set(names);
+  }
+
+  isEnabled(name: TraceName): boolean {
+    return this.#enabled.has(name);
+  }
+
+  emit<Name extends TraceName>(name: Name, fields: TraceEvents[Name]): void {
+    if (!this.#enabled.has(name)) return;
+    const notice: MigrationNotice = { kind: 'trace', name, fields, atMs: monotonicMs() };
+    this.#port.postMessage(notice);
+  }
+}
+
+/** Calls back for every order that waits. */
+export function takeOrders(port: MessagePort, onOrder: (order: MigrationOrder) => void): void {
+  for (let taken = receiveMessageOnPort(port); taken !== undefined; taken = receiveMessageOnPort(port)) {
+    onOrder(taken.message as MigrationOrder);
+  }
+}
+
+/** The error of a broken connection in words. */
+export function connectionError(error: unknown): Error {
+  if (!(error instanceof SyscallError)) return error as Error;
+  const words: Readonly<Record<string, string>> = {
+    EPIPE: 'the peer closed it',
+    ECONNRESET: 'the peer reset it',
+    ETIMEDOUT: 'the peer does not answer',
+    ENOSPC: 'no space is left on the device',
+  };
+  const text = words[error.code];
+  return text === undefined ? error : new Error(`${text} (${error.code})`, { cause: error });
+}

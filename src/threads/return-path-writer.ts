@@ -1,0 +1,79 @@
+/**
+ * Writes whole messages to the return path, from several threads: the one that reads faults asks for pages, the one that
+ * reads the stream answers pings. Each thread has a writer of its own; they share a lock and whether the path is closed.
+ */
+import { WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
+import { SyscallError } from '../linux/libc.ts';
+import { mapAnonymous } from '../linux/memory.ts';
+import { PollEvent, PollSet } from '../linux/poll.ts';
+import { SharedLock } from './shared-lock.ts';
+
+const OPEN = 0;
+const CLOSED = 1;
+
+/** What the writers of one return path share. */
+export interface SharedReturnPath {
+  readonly fd: number;
+  /** The lock, and whether the path is closed. */
+  readonly words: Int32Array;
+}
+
+export function createSharedReturnPath(fd: number): SharedReturnPath {
+  return { fd, words: new Int32Array(new SharedArrayBuffer(8)) };
+}
+
+export class ReturnPathWriter {
+  readonly #fd: number;
+  readonly #lock: SharedLock;
+  readonly #state: Int32Array;
+  readonly #buffer = mapAnonymous(4096);
+  readonly #polls = new PollSet(1);
+
+  constructor(shared: SharedReturnPath) {
+    this.#fd = shared.fd;
+    this.#lock = new SharedLock(shared.words.subarray(0, 1));
+    this.#state = shared.words.subarray(1, 2);
+  }
+
+  /**
+   * @param message at most 4096 bytes
+   * @returns false if the path is closed or broken: whoever reads the stream will learn why
+   */
+  send(message: Uint8Array): boolean {
+    return this.#lock.hold(() => {
+      if (Atomics.load(this.#state, 0) === CLOSED) return false;
+      this.#buffer.bytes.set(message);
+      try {
+        this.#write(message.length);
+        return true;
+      } catch (error) {
+        if (!(error instanceof SyscallError)) throw error;
+        Atomics.store(this.#state, 0, CLOSED);
+        return false;
+      }
+    });
+  }
+
+  /** No writer touches the descriptor after this. */
+  close(): void {
+    this.#lock.hold(() => Atomics.store(this.#state, 0, CLOSED));
+  }
+
+  get isOpen(): boolean {
+    return Atomics.load(this.#state, 0) === OPEN;
+  }
+
+  #write(lengthBytes: number): void {
+    const address = Number(this.#buffer.address);
+    let at = 0;
+    while (at < lengthBytes) {
+      const count = writeFrom(this.#fd, address + at, lengthBytes - at);
+      if (count !== WOULD_BLOCK) {
+        at += count;
+        continue;
+      }
+      this.#polls.set(0, this.#fd, PollEvent.OUT);
+      this.#polls.wait(-1);
+    }
+  }
+}

@@ -1,0 +1,38 @@
+/**
+ * Starts the workers: the one place that knows their entry files.
+ */
+import { Worker } from 'node:worker_threads';
+import type { FaultThreadData } from './fault-thread.ts';
+import type { MemoryDumpData } from './memory-dump-thread.ts';
+import type { DestinationThreadData, MachineThreadData, SourceThreadData } from './messages.ts';
+
+export function startMachineThread(data: MachineThreadData): Worker {
+  return new Worker(new URL('./machine-thread.js', import.meta.url), { workerData: data, name: 'machine' });
+}
+
+export function startSourceThread(data: SourceThreadData): Worker {
+  return new Worker(new URL('./source-thread.js', import.meta.url), {
+    workerData: data,
+    name: 'migration-source',
+    transferList: [data.orders, data.machine],
+  });
+}
+
+export function startDestinationThread(data: DestinationThreadData): Worker {
+  return new Worker(new URL('./destination-thread.js', import.meta.url), {
+    workerData: data,
+    name: 'migration-destination',
+    transferList: [data.orders, data.machine],
+  });
+}
+
+export function startFaultThread(data: FaultThreadData): Worker {
+  return new Worker(new URL('./fault-thread.js', import.meta.url), { workerData: data, name: 'fault' });
+}
+
+export function startMemoryDumpThread(data: MemoryDumpData): Worker {
+  return new Worker(new URL('./memory-dump-thread.js', import.meta.url), {
+    workerData: data,
+    name: 'memory-dump',
+  });
+}

@@ -1,0 +1,262 @@
+/**
+ * One migration as the main thread holds it: its threads, the memory they share, and what they say.
+ */
+import { MessageChannel, type MessagePort, type Worker } from 'node:worker_threads';
+import { closeEventfd, createEventfd, signalEventfd } from '../linux/poll.ts';
+import { PageBitmap } from '../memory/page-bitmap.ts';
+import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import type { Capabilities } from '../migration/capabilities.ts';
+import type { DeviceSectionName } from '../migration/device-state.ts';
+import type { MigrationInfo } from '../migration/migration-info.ts';
+import { RequestTimes } from '../migration/page-requests.ts';
+import type { Parameters } from '../migration/parameters.ts';
+import type { MigrationStatus } from '../migration/states.ts';
+import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
+import { createSharedFaultThread, type SharedFaultThread } from '../threads/fault-thread-control.ts';
+import type { MigrationNotice, MigrationOrder } from '../threads/messages.ts';
+import { createSharedReturnPath } from '../threads/return-path-writer.ts';
+import { startDestinationThread, startFaultThread, startSourceThread } from '../threads/start-threads.ts';
+import type { Channel } from '../transport/channel.ts';
+import { VmError } from './vm.ts';
+
+/** What a migration needs of the virtual machine it moves. */
+export interface MigrationHost {
+  readonly ramBlocks: readonly RamBlock[];
+  readonly machineType: string;
+  readonly deviceSection: DeviceSectionName;
+  readonly traces: readonly TraceName[];
+  /** Gives the machine thread a port to serve, and an eventfd to signal with each reply. */
+  attachMachine(port: MessagePort, wakeFd: number): void;
+  onStatus(status: MigrationStatus, error: string | undefined): void;
+  onPass(pass: number): void;
+  onGuest(isRunning: boolean): void;
+  onTrace(name: TraceName, fields: TraceEvents[TraceName], atMs: number): void;
+  onMessage(text: string): void;
+}
+
+export interface SourceSettings {
+  readonly capabilities: Capabilities;
+  readonly parameters: Parameters;
+  readonly dirtyTracking: 'async' | 'sync';
+}
+
+type Question = { readonly kind: 'cancel' } | { readonly kind: 'start-postcopy' };
+
+export class MigrationThread {
+  readonly side: 'source' | 'destination';
+  /** Of each block: dirty pages (source) or received pages (destination). */
+  readonly bitmapWords: readonly Int32Array[];
+  readonly #host: MigrationHost;
+  readonly #channel: Channel;
+  readonly #orders: MessagePort;
+  readonly #wakeFd: number;
+  readonly #workers: Worker[] = [];
+  readonly #faultThread: SharedFaultThread | undefined;
+  readonly #waiting = new Map<number, (notice: MigrationNotice) => void>();
+  readonly #exited: Promise<void>;
+  #nextId = 1;
+  #info: MigrationInfo | undefined;
+  #isOver = false;
+  #isGuestStopped = false;
+  #wasPostcopy = false;
+
+  static startSource(host: MigrationHost, channel: Channel, settings: SourceSettings): MigrationThread {
+    return new MigrationThread(host, channel, { side: 'source', ...settings });
+  }
+
+  static startDestination(
+    host: MigrationHost,
+    channel: Channel,
+    settings: { readonly staysPaused: boolean },
+  ): MigrationThread {
+    return new MigrationThread(host, channel, { side: 'destination', ...settings });
+  }
+
+  private constructor(
+    host: MigrationHost,
+    channel: Channel,
+    settings:
+      | ({ readonly side: 'source' } & SourceSettings)
+      | { readonly side: 'destination'; readonly staysPaused: boolean },
+  ) {
+    this.side = settings.side;
+    this.#host = host;
+    this.#channel = channel;
+    this.#wakeFd = createEventfd();
+    this.bitmapWords = bitmapWords(host.ramBlocks);
+    const orders = new MessageChannel();
+    const machine = new MessageChannel();
+    this.#orders = orders.port1;
+    host.attachMachine(machine.port1, this.#wakeFd);
+    const { hasReturnPath } = channel;
+    const fd = channel.detach();
+    const common = {
+      fd,
+      hasReturnPath,
+      blocks: host.ramBlocks,
+      machineType: host.machineType,
+      deviceSection: host.deviceSection,
+      orders: orders.port2,
+      machine: machine.port2,
+      wakeFd: this.#wakeFd,
+      traces: host.traces,
+    };
+    let worker: Worker;
+    if (settings.side === 'source') {
+      const { capabilities, parameters, dirtyTracking } = settings;
+      const notedWords = bitmapWords(host.ramBlocks);
+      if (dirtyTracking === 'sync') {
+        this.#faultThread = createSharedFaultThread();
+        this.#add(
+          startFaultThread({
+            mode: 'write-protect',
+            control: this.#faultThread,
+            blocks: host.ramBlocks,
+            bitmapWords: notedWords,
+          }),
+        );
+      }
+      const writeFaults = this.#faultThread && { control: this.#faultThread, notedWords };
+      worker = startSourceThread({
+        ...common,
+        capabilities,
+        parameters,
+        dirtyWords: this.bitmapWords,
+        writeFaults,
+      });
+    } else {
+      const requestTimes = RequestTimes.allocate(host.ramBlocks);
+      const returnPath = createSharedReturnPath(fd);
+      this.#faultThread = createSharedFaultThread();
+      this.#add(
+        startFaultThread({
+          mode: 'missing',
+          control: this.#faultThread,
+          blocks: host.ramBlocks,
+          bitmapWords: this.bitmapWords,
+          requestTimes,
+          returnPath,
+        }),
+      );
+      worker = startDestinationThread({
+        ...common,
+        receivedWords: this.bitmapWords,
+        requestTimes,
+        faultThread: this.#faultThread,
+        returnPath,
+        staysPaused: settings.staysPaused,
+      });
+    }
+    this.#add(worker);
+    this.#exited = new Promise((resolve) => worker.once('exit', () => resolve()));
+    void this.#exited.then(() => this.#giveBack());
+    this.#orders.on('message', (notice: MigrationNotice) => this.#heed(notice));
+  }
+
+  /** The guest was handed over before all its memory was: what is here is out of date. */
+  get wasPostcopy(): boolean {
+    return this.#wasPostcopy;
+  }
+
+  /** The migration stopped the guest and did not let it run again. */
+  get isGuestInDoubt(): boolean {
+    return this.#isGuestStopped;
+  }
+
+  order(order: MigrationOrder): void {
+    if (this.#isOver) return;
+    this.#orders.postMessage(order);
+    signalEventfd(this.#wakeFd);
+  }
+
+  /** @throws {VmError} with the engine's reason if it refuses */
+  async ask(question: Question): Promise<void> {
+    const answer = await this.#request((id) => ({ ...question, id }));
+    if (answer?.kind === 'answer' && answer.error !== undefined) throw new VmError(answer.error);
+  }
+
+  async query(): Promise<MigrationInfo | undefined> {
+    const answer = await this.#request((id) => ({ kind: 'query', id }));
+    return answer?.kind === 'info' ? answer.info : this.#info;
+  }
+
+  /** Ends the threads, whatever the state of the migration. The guest must be gone, or have all its memory. */
+  async close(): Promise<void> {
+    this.order({ kind: 'close' });
+    await this.#exited;
+  }
+
+  /** @returns undefined if the migration is over, or ends before it answers */
+  #request(question: (id: number) => MigrationOrder): Promise<MigrationNotice | undefined> {
+    if (this.#isOver) return Promise.resolve(undefined);
+    const id = this.#nextId++;
+    return new Promise((resolve) => {
+      this.#waiting.set(id, resolve);
+      this.order(question(id));
+    });
+  }
+
+  #heed(notice: MigrationNotice): void {
+    switch (notice.kind) {
+      case 'status':
+        if (notice.status === 'postcopy-active') this.#wasPostcopy = true;
+        this.#host.onStatus(notice.status, notice.error);
+        return;
+      case 'pass':
+        this.#host.onPass(notice.pass);
+        return;
+      case 'guest':
+        this.#isGuestStopped = !notice.isRunning;
+        this.#host.onGuest(notice.isRunning);
+        return;
+      case 'trace':
+        this.#host.onTrace(notice.name, notice.fields, notice.atMs);
+        return;
+      case 'answer':
+      case 'info':
+        this.#waiting.get(notice.id)?.(notice);
+        this.#waiting.delete(notice.id);
+        return;
+      case 'flushed':
+        void this.#awaitPeer();
+        return;
+      case 'ended':
+        this.#info = notice.info;
+        return;
+    }
+  }
+
+  async #awaitPeer(): Promise<void> {
+    let error: string | undefined;
+    try {
+      await this.#channel.finished();
+    } catch (cause) {
+      error = (cause as Error).message;
+    }
+    this.order({ kind: 'peer-finished', error });
+  }
+
+  #add(worker: Worker): void {
+    this.#workers.push(worker);
+    worker.on('error', (error) => {
+      this.#host.onMessage(`A migration thread died: ${error.message}`);
+      if (!this.#isOver) this.#host.onStatus(this.#wasPostcopy ? 'postcopy-paused' : 'failed', error.message);
+    });
+  }
+
+  #giveBack(): void {
+    this.#isOver = true;
+    for (const resolve of this.#waiting.values()) resolve({ kind: 'flushed' });
+    this.#waiting.clear();
+    this.#orders.close();
+    closeEventfd(this.#wakeFd);
+    if (this.#faultThread === undefined) return;
+    // Stopped by the migration thread already, unless that died.
+    for (const worker of this.#workers) void worker.terminate();
+    closeEventfd(this.#faultThread.wakeFd);
+  }
+}
+
+function bitmapWords(blocks: readonly RamBlock[]): Int32Array[] {
+  return blocks.map(({ lengthBytes }) => PageBitmap.shared(lengthBytes / TARGET_PAGE_BYTES).words);
+}

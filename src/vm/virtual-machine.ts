@@ -1,0 +1,442 @@
+/**
+ * A virtual machine with its threads, as the main thread holds it.
+ *
+ * It starts and ends the threads, connects and listens, and keeps the state that people see. It takes no part in moving
+ * pages: while a migration runs, the main thread may be as slow as it likes.
+ */
+import { EventEmitter } from 'node:events';
+import { MessageChannel, type Worker } from 'node:worker_threads';
+import { whyNoAsyncDirtyTracking, whyNoSyncDirtyTracking } from '../linux/dirty-tracking-support.ts';
+import { PageBitmap } from '../memory/page-bitmap.ts';
+import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import { type Capabilities, type Capability, DEFAULT_CAPABILITIES } from '../migration/capabilities.ts';
+import type { DeviceSectionName } from '../migration/device-state.ts';
+import type { MigrationInfo } from '../migration/migration-info.ts';
+import {
+  checkParameter,
+  DEFAULT_PARAMETERS,
+  type Parameter,
+  type Parameters,
+} from '../migration/parameters.ts';
+import { isMigrationRunning, type MigrationStatus } from '../migration/states.ts';
+import type { TraceName } from '../telemetry/trace-events.ts';
+import { matchTraceNames } from '../telemetry/trace-names.ts';
+import { MachineClient } from '../threads/machine-client.ts';
+import type { MemoryDumpResult } from '../threads/memory-dump-thread.ts';
+import type { MachineNotice, MachineOrder } from '../threads/messages.ts';
+import { startMachineThread, startMemoryDumpThread } from '../threads/start-threads.ts';
+import type { Channel } from '../transport/channel.ts';
+import { connectChannel } from '../transport/connect.ts';
+import { listenChannel } from '../transport/listen.ts';
+import type { Listener } from '../transport/listener.ts';
+import { type MigrationHost, MigrationThread } from './migration-thread.ts';
+import { type RunState, type Vm, VmError, type VmEvents } from './vm.ts';
+
+/** How the guest's writes are noticed while it is migrated; `auto` takes what the kernel has. */
+export type DirtyTracking = 'auto' | 'async' | 'sync';
+
+export interface VirtualMachineOptions {
+  /** Guest memory in bytes, a multiple of 1 MiB. */
+  readonly memoryBytes: number;
+  /** A multiboot image or, with a BIOS, a Linux bzImage. */
+  readonly kernelPath?: string;
+  readonly initrdPath?: string;
+  readonly commandLine?: string;
+  readonly biosPath?: string;
+  readonly vgaBiosPath?: string;
+  readonly hardDiskPath?: string;
+  readonly cdromPath?: string;
+  /** Wait for a migration: at this URI, or at one given to `migrateIncoming` later. */
+  readonly incoming?: string | 'defer';
+  /** Do not start the guest, nor an incoming one when it has come. */
+  readonly isPaused?: boolean;
+  readonly dirtyTracking?: DirtyTracking;
+}
+
+const ENDED: readonly MigrationStatus[] = ['completed', 'failed', 'cancelled', 'postcopy-paused'];
+
+export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
+  readonly #options: VirtualMachineOptions;
+  readonly #machineThread: Worker;
+  readonly #machine: MachineClient;
+  readonly machineType: string;
+  readonly ramBlocks: readonly RamBlock[];
+  readonly #deviceSection: DeviceSectionName;
+
+  #runState: RunState;
+  #capabilities: Capabilities = DEFAULT_CAPABILITIES;
+  #parameters: Parameters = DEFAULT_PARAMETERS;
+  #traces: ReadonlySet<TraceName> = new Set();
+
+  #migration: MigrationThread | undefined;
+  #status: MigrationStatus = 'none';
+  #error: string | undefined;
+  /** Before there is a migration thread: connecting, or listening. */
+  #connecting: AbortController | undefined;
+  #listener: Listener | undefined;
+  #hasIncoming = false;
+  #isClosed = false;
+
+  /** @throws {VmError} if the machine cannot be made or the address not be listened at */
+  static async create(options: VirtualMachineOptions): Promise<VirtualMachine> {
+    const { incoming, isPaused, dirtyTracking, kernelPath, ...machine } = options;
+    const isIncoming = incoming !== undefined;
+    const thread = startMachineThread({
+      kind: 'v86',
+      ...machine,
+      // The guest's code is in its memory, which comes from the source.
+      ...(kernelPath !== undefined && !isIncoming && { kernel: { path: kernelPath } }),
+    });
+    const notice = await new Promise<MachineNotice>((resolve, reject) => {
+      thread.once('message', resolve);
+      thread.once('error', reject);
+    });
+    if (notice.kind !== 'ready') {
+      await thread.terminate();
+      throw new VmError(notice.kind === 'unusable' ? notice.message : 'The machine did not start');
+    }
+    const vm = new VirtualMachine(options, thread, notice);
+    try {
+      if (incoming !== undefined && incoming !== 'defer') await vm.migrateIncoming(incoming);
+      else if (!isIncoming && isPaused !== true) await vm.cont();
+    } catch (error) {
+      await vm.close();
+      throw error;
+    }
+    return vm;
+  }
+
+  private constructor(
+    options: VirtualMachineOptions,
+    thread: Worker,
+    ready: MachineNotice & { kind: 'ready' },
+  ) {
+    super();
+    this.#options = options;
+    this.#machineThread = thread;
+    this.machineType = ready.machineType;
+    this.ramBlocks = ready.ramBlocks;
+    this.#deviceSection = ready.deviceSection;
+    this.#runState = options.incoming === undefined ? 'prelaunch' : 'inmigrate';
+    const { port1, port2 } = new MessageChannel();
+    this.#machine = new MachineClient(port1);
+    port1.unref();
+    this.#orderMachine({ kind: 'attach', port: port2, wakeFd: undefined });
+    thread.on('message', (notice: MachineNotice) => this.#heed(notice));
+    thread.on('error', (error) => this.#machineDied(error));
+    thread.on('exit', () => this.#machineDied(new Error('The machine thread ended')));
+  }
+
+  // ---- running ---------------------------------------------------------------------------------------------
+
+  get runState(): RunState {
+    return this.#runState;
+  }
+
+  async stop(): Promise<void> {
+    if (this.#runState === 'inmigrate')
+      throw new VmError('The guest has not come yet: there is nothing to stop');
+    const wasRunning = await this.#machine.pause();
+    if (wasRunning && this.#runState === 'running') this.#setRunState('paused');
+  }
+
+  async cont(): Promise<void> {
+    switch (this.#runState) {
+      case 'running':
+        return;
+      case 'inmigrate':
+        throw new VmError(
+          'The guest has not come yet: it starts by itself when the migration has brought it',
+        );
+      case 'finish-migrate':
+        throw new VmError('The guest stands still for the migration: wait for its end, or cancel it');
+      case 'postmigrate':
+        if (this.#migration?.wasPostcopy) {
+          throw new VmError('The guest runs at the destination, and this copy of it is out of date');
+        }
+        break;
+      case 'internal-error':
+      case 'shutdown':
+        throw new VmError(`The guest cannot run: its state is "${this.#runState}"`);
+      case 'paused':
+      case 'prelaunch':
+        break;
+    }
+    await this.#machine.resume();
+    this.#setRunState('running');
+  }
+
+  sendSerial(bytes: Uint8Array): void {
+    this.#orderMachine({ kind: 'serial', bytes });
+  }
+
+  // ---- settings --------------------------------------------------------------------------------------------
+
+  get capabilities(): Capabilities {
+    return this.#capabilities;
+  }
+
+  setCapabilities(changes: Partial<Record<Capability, boolean>>): void {
+    if (isMigrationRunning(this.#status) && this.#migration?.side === 'source') {
+      throw new VmError("There's a migration process in progress: capabilities cannot be changed now");
+    }
+    this.#capabilities = { ...this.#capabilities, ...changes };
+  }
+
+  get parameters(): Parameters {
+    return this.#parameters;
+  }
+
+  setParameters(changes: Partial<Record<Parameter, number>>): void {
+    for (const [name, value] of Object.entries(changes)) checkParameter(name as Parameter, value);
+    this.#parameters = { ...this.#parameters, ...changes };
+    this.#migration?.order({ kind: 'set-parameters', parameters: this.#parameters });
+  }
+
+  setTrace(pattern: string, isOn: boolean): readonly TraceName[] {
+    const names = matchTraceNames(pattern);
+    const enabled = new Set(this.#traces);
+    for (const name of names) {
+      if (isOn) enabled.add(name);
+      else enabled.delete(name);
+    }
+    this.#traces = enabled;
+    this.#migration?.order({ kind: 'set-traces', names: [...enabled] });
+    return names;
+  }
+
+  get enabledTraces(): ReadonlySet<TraceName> {
+    return this.#traces;
+  }
+
+  // ---- migration -------------------------------------------------------------------------------------------
+
+  async migrate(uri: string): Promise<void> {
+    this.#refuseMigration();
+    const dirtyTracking = this.#chooseDirtyTracking();
+    this.#error = undefined;
+    this.#connecting = new AbortController();
+    this.#setStatus('setup', undefined);
+    let channel: Channel;
+    try {
+      channel = await connectChannel(uri, { signal: this.#connecting.signal });
+    } catch (error) {
+      if (this.#isStatus('setup')) this.#setStatus('failed', (error as Error).message);
+      throw new VmError((error as Error).message, { cause: error });
+    } finally {
+      this.#connecting = undefined;
+    }
+    if (!channel.hasReturnPath && this.#capabilities['postcopy-ram']) {
+      channel.close();
+      const why = `Postcopy needs a return path, which "${uri}" has not: use tcp:, unix: or a socket as fd:`;
+      this.#setStatus('failed', why);
+      throw new VmError(why);
+    }
+    this.#migration = MigrationThread.startSource(this.#migrationHost(), channel, {
+      capabilities: this.#capabilities,
+      parameters: this.#parameters,
+      dirtyTracking,
+    });
+  }
+
+  async migrateIncoming(uri: string): Promise<string> {
+    if (this.#options.incoming === undefined)
+      throw new VmError("'-incoming' was not specified on the command line");
+    if (this.#hasIncoming) throw new VmError('The incoming migration has already been started');
+    this.#hasIncoming = true;
+    try {
+      this.#listener = await listenChannel(uri);
+    } catch (error) {
+      this.#hasIncoming = false;
+      throw new VmError((error as Error).message, { cause: error });
+    }
+    this.#setStatus('setup', undefined);
+    void this.#acceptIncoming(this.#listener);
+    return this.#listener.address;
+  }
+
+  migrationEnded(): Promise<MigrationStatus> {
+    if (ENDED.includes(this.#status)) return Promise.resolve(this.#status);
+    return new Promise((resolve) => {
+      const onStatus = (status: MigrationStatus) => {
+        if (!ENDED.includes(status)) return;
+        this.off('migration', onStatus);
+        resolve(status);
+      };
+      this.on('migration', onStatus);
+    });
+  }
+
+  async migrateCancel(): Promise<void> {
+    if (this.#connecting !== undefined) {
+      this.#setStatus('cancelling', undefined);
+      this.#setStatus('cancelled', undefined);
+      this.#connecting.abort();
+      return;
+    }
+    // As in QEMU, cancelling when there is nothing to cancel is no error.
+    if (isMigrationRunning(this.#status)) await this.#migration?.ask({ kind: 'cancel' });
+  }
+
+  async migrateStartPostcopy(): Promise<void> {
+    if (this.#migration?.side !== 'source' || !isMigrationRunning(this.#status)) {
+      throw new VmError('Start the migration first: there is none that could switch to postcopy');
+    }
+    await this.#migration.ask({ kind: 'start-postcopy' });
+  }
+
+  async queryMigrate(): Promise<MigrationInfo> {
+    const info = await this.#migration?.query();
+    if (info !== undefined) return { ...info, status: this.#status };
+    if (this.#status === 'none') return {};
+    return {
+      status: this.#status,
+      ...(this.#error !== undefined && { 'error-desc': this.#error }),
+      ...(this.#listener !== undefined && { 'socket-address': [this.#listener.address] }),
+    };
+  }
+
+  async dumpBitmap(idstr: string): Promise<string> {
+    const block = this.ramBlocks.findIndex((candidate) => candidate.idstr === idstr);
+    if (block < 0) {
+      const names = this.ramBlocks.map((candidate) => `"${candidate.idstr}"`).join(', ');
+      throw new VmError(`There is no RAM block "${idstr}"; there are: ${names}`);
+    }
+    const words = this.#migration?.bitmapWords[block];
+    if (words === undefined) throw new VmError('There is no migration whose bitmap could be shown');
+    return new PageBitmap((this.ramBlocks[block]?.lengthBytes ?? 0) / TARGET_PAGE_BYTES, words).toText();
+  }
+
+  async saveMemory(offset: number, lengthBytes: number, path: string): Promise<void> {
+    const ram = this.ramBlocks[0] as RamBlock;
+    if (offset < 0 || lengthBytes <= 0 || offset + lengthBytes > ram.lengthBytes) {
+      throw new VmError(
+        `Memory from ${offset}, ${lengthBytes} bytes, is not within the ${ram.lengthBytes} bytes of "${ram.idstr}"`,
+      );
+    }
+    const thread = startMemoryDumpThread({ address: ram.hostAddress + BigInt(offset), lengthBytes, path });
+    const { error } = await new Promise<MemoryDumpResult>((resolve, reject) => {
+      thread.once('message', resolve);
+      thread.once('error', reject);
+    });
+    await thread.terminate();
+    if (error !== undefined) throw new VmError(`Memory could not be saved to "${path}": ${error}`);
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#connecting?.abort();
+    this.#listener?.close();
+    // The guest first: while its memory is being given up, it must not run.
+    this.#machine.abandon(new VmError('The virtual machine is closed'));
+    const isGone = this.#machineThread.terminate();
+    await this.#migration?.close();
+    await isGone;
+    this.#setRunState('shutdown');
+  }
+
+  // ---- inside ----------------------------------------------------------------------------------------------
+
+  #refuseMigration(): void {
+    if (isMigrationRunning(this.#status)) throw new VmError("There's a migration process in progress");
+    switch (this.#runState) {
+      case 'inmigrate':
+        throw new VmError('Guest is waiting for an incoming migration');
+      case 'postmigrate':
+        throw new VmError('The guest has moved away already');
+      case 'internal-error':
+      case 'shutdown':
+        throw new VmError(`The guest cannot be migrated: its state is "${this.#runState}"`);
+      default:
+    }
+  }
+
+  #chooseDirtyTracking(): 'async' | 'sync' {
+    const wanted = this.#options.dirtyTracking ?? 'auto';
+    const whyNotAsync = wanted === 'sync' ? undefined : whyNoAsyncDirtyTracking();
+    if (wanted !== 'sync' && whyNotAsync === undefined) return 'async';
+    const whyNotSync = wanted === 'async' ? undefined : whyNoSyncDirtyTracking();
+    if (wanted !== 'async' && whyNotSync === undefined) return 'sync';
+    throw new VmError(
+      `The guest's writes cannot be tracked on this host (${wanted}): ${(whyNotAsync ?? whyNotSync)?.message}. ` +
+        'It needs userfaultfd(2) with write protection: Linux 6.7 (async) or 5.7 (sync)',
+    );
+  }
+
+  async #acceptIncoming(listener: Listener): Promise<void> {
+    try {
+      const channel = await listener.accept();
+      listener.close();
+      this.#migration = MigrationThread.startDestination(this.#migrationHost(), channel, {
+        staysPaused: this.#options.isPaused === true,
+      });
+    } catch (error) {
+      if (!this.#isClosed) this.#setStatus('failed', (error as Error).message);
+    }
+  }
+
+  #migrationHost(): MigrationHost {
+    return {
+      ramBlocks: this.ramBlocks,
+      machineType: this.machineType,
+      deviceSection: this.#deviceSection,
+      traces: [...this.#traces],
+      attachMachine: (port, wakeFd) => this.#orderMachine({ kind: 'attach', port, wakeFd }),
+      onStatus: (status, error) => this.#setStatus(status, error),
+      onPass: (pass) => this.emit('migrationPass', pass),
+      onGuest: (isRunning) => this.#guestMoved(isRunning),
+      onTrace: (name, fields, atMs) =>
+        this.emit('trace', name, fields as Readonly<Record<string, unknown>>, atMs),
+      onMessage: (text) => this.emit('message', text),
+    };
+  }
+
+  /** The migration stopped the guest, or let it run: here again, or here for the first time. */
+  #guestMoved(isRunning: boolean): void {
+    if (isRunning) this.#setRunState('running');
+    else this.#setRunState('finish-migrate');
+  }
+
+  #isStatus(status: MigrationStatus): boolean {
+    return this.#status === status;
+  }
+
+  #setStatus(status: MigrationStatus, error: string | undefined): void {
+    if (status === this.#status) return;
+    this.#status = status;
+    this.#error = error;
+    const isSource = this.#runState === 'finish-migrate';
+    if (isSource && (status === 'completed' || status === 'postcopy-paused'))
+      this.#setRunState('postmigrate');
+    // The guest stood still when the migration ended badly, and was not let go: an operator decides.
+    if (isSource && (status === 'failed' || status === 'cancelled') && this.#migration?.isGuestInDoubt) {
+      this.#setRunState('paused');
+    }
+    if (status === 'completed' && this.#runState === 'inmigrate') this.#setRunState('paused');
+    this.emit('migration', status);
+    if (error !== undefined) this.emit('message', error);
+  }
+
+  #setRunState(state: RunState): void {
+    if (state === this.#runState) return;
+    this.#runState = state;
+    this.emit('runState', state);
+  }
+
+  #heed(notice: MachineNotice): void {
+    if (notice.kind === 'serial') this.emit('serial', notice.bytes);
+    else if (notice.kind === 'guest') this.emit('message', notice.message);
+  }
+
+  #machineDied(error: Error): void {
+    if (this.#isClosed || this.#runState === 'internal-error') return;
+    this.#machine.abandon(error);
+    this.#setRunState('internal-error');
+    this.emit('message', `The machine ended: ${error.message}`);
+  }
+
+  #orderMachine(order: MachineOrder): void {
+    this.#machineThread.postMessage(order, order.kind === 'attach' ? [order.port] : []);
+  }
+}
