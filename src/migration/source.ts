@@ -36,43 +36,25 @@ import {
   MigrationCommand,
   PingValue,
 } from '../wire/commands.ts';
-import {
-  memSizeMaxBytes,
-  PAGE_RECORD_CONTINUE_BYTES,
-  PAGE_RECORD_MAX_BYTES,
-  RAM_EOS_BYTES,
-  RamSaveFlag,
-  writeMemSize,
-  writePageHeader,
-  writeRamEos,
-  writeZeroPage,
-} from '../wire/ram-record.ts';
+import { memSizeMaxBytes, PAGE_RECORD_CONTINUE_BYTES } from '../wire/ram-record.ts';
 import type { ReturnPathMessage } from '../wire/return-path.ts';
 import { ReturnPathDecoder } from '../wire/return-path-decoder.ts';
 import {
+  EOF_BYTES,
   fileHeaderBytes,
-  RAM_IDSTR,
-  RAM_INSTANCE_ID,
-  RAM_VERSION_ID,
-  SECTION_CONTINUATION_BYTES,
-  SECTION_FOOTER_BYTES,
   SECTION_START_MAX_BYTES,
-  SectionType,
   writeEof,
   writeFileHeader,
-  writeSectionContinuation,
-  writeSectionFooter,
-  writeSectionStart,
 } from '../wire/sections.ts';
 import { StreamError } from '../wire/stream-error.ts';
 import { BulkWindow } from './bulk-window.ts';
 import type { Capabilities } from './capabilities.ts';
+import { ControlQueue } from './control-queue.ts';
 import {
   type DeviceSectionName,
   type DeviceState,
   encodePackage,
   encodePrecopyTail,
-  RAM_SECTION_ID,
 } from './device-state.ts';
 import { DirtyPages } from './dirty-pages.ts';
 import { MigrationError } from './migration-error.ts';
@@ -80,6 +62,7 @@ import type { MigrationInfo } from './migration-info.ts';
 import { PageRequestQueue } from './page-request-queue.ts';
 import type { Parameters } from './parameters.ts';
 import { PingLedger } from './ping-ledger.ts';
+import { EMPTY_RAM_END_BYTES, RAM_SECTION_TAIL_BYTES, RamWriter } from './ram-writer.ts';
 import { RateLimiter } from './rate-limiter.ts';
 import type { DirtyTracker, SourceEffects, SourceMemory } from './source-ports.ts';
 import { SourceStatistics } from './source-statistics.ts';
@@ -88,8 +71,6 @@ import { type MigrationStatus, SOURCE_MOVES } from './states.ts';
 /** Least free space that `fill` can work with: a page and all that may stand around it. */
 export const MIN_FILL_BYTES = 16 * 1024;
 
-/** What closes a RAM section that a `fill` has begun, and a ping behind it. */
-const SECTION_TAIL_BYTES = RAM_EOS_BYTES + SECTION_FOOTER_BYTES;
 const PING_BYTES = 5 + 4;
 /** Pushed pages go out in pieces of this size: what a request may have to wait for in our own hands. */
 const BULK_CHUNK_BYTES = 64 * 1024;
@@ -131,6 +112,8 @@ export class SourceMigration {
   readonly #window = new BulkWindow();
   readonly #limiter = new RateLimiter();
   readonly #statistics = new SourceStatistics();
+  readonly #ram: RamWriter;
+  readonly #control = new ControlQueue();
   readonly #blockNumbers: ReadonlyMap<string, number>;
   readonly #totalBytes: number;
 
@@ -142,19 +125,12 @@ export class SourceMigration {
   #isPostcopyWanted = false;
   #isGuestPaused = false;
   #wasGuestRunning = false;
-  /** Whole messages that go out before anything else. */
-  #control: { bytes: Uint8Array; at: number }[] = [];
   #producedBytes = 0;
   #sentBytes = 0;
   /** When so many bytes have been sent, the guest is the destination's. */
   #handoverAt = Number.POSITIVE_INFINITY;
-  /** The block that CONTINUE refers to. */
-  #namedBlock = -1;
-  #isFinalSectionOpen = false;
   #passStartedAtMs = 0;
   #returnPathBytes = 0;
-  /** What `fill` writes to; page contents go there directly. */
-  #target: Uint8Array = new Uint8Array(0);
 
   constructor(options: SourceOptions) {
     const { blocks } = options.memory;
@@ -168,6 +144,7 @@ export class SourceMigration {
     this.#options = options;
     this.#parameters = options.parameters;
     this.#pages = new DirtyPages(options.memory, options.dirtyTracker, options.dirtyBitmaps);
+    this.#ram = new RamWriter(options.memory, this.#pages, this.#statistics, options.trace);
     this.#blockNumbers = new Map(blocks.map(({ idstr }, block) => [idstr, block]));
     this.#totalBytes = blocks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     if (options.capabilities['postcopy-ram'] && !options.hasReturnPath) {
@@ -192,7 +169,9 @@ export class SourceMigration {
 
   /** Everything is sent; a channel without a return path may be closed now, and `peerFinished` called. */
   get isFlushed(): boolean {
-    return this.#phase === 'ending' && this.#sentBytes === this.#producedBytes;
+    return (
+      this.#phase === 'ending' && this.#control.pendingBytes === 0 && this.#sentBytes === this.#producedBytes
+    );
   }
 
   // ---- inputs ----------------------------------------------------------------------------------------------
@@ -204,9 +183,7 @@ export class SourceMigration {
     this.#pages.start();
     this.#limiter.setLimit(this.#parameters['max-bandwidth'], nowMs);
 
-    this.#queue(new ByteWriter(new Uint8Array(fileHeaderBytes(machineType))), (writer) =>
-      writeFileHeader(writer, machineType),
-    );
+    this.#queue(fileHeaderBytes(machineType), (writer) => writeFileHeader(writer, machineType));
     if (hasReturnPath) {
       this.#queueCommand('OPEN_RETURN_PATH', encodeCommand(MigrationCommand.OPEN_RETURN_PATH));
       this.#queuePing(PingValue.RETURN_PATH_OPENED, nowMs);
@@ -215,20 +192,8 @@ export class SourceMigration {
       const summary = memory.blocks.reduce((bits, { pageSizeBytes }) => bits | pageSizeBytes, 0);
       this.#queueCommand('POSTCOPY_ADVISE', encodeAdvise(summary, TARGET_PAGE_BYTES));
     }
-    const startBytes = SECTION_START_MAX_BYTES + memSizeMaxBytes(memory.blocks) + SECTION_TAIL_BYTES;
-    this.#queue(new ByteWriter(new Uint8Array(startBytes)), (writer) => {
-      writeSectionStart(
-        writer,
-        SectionType.START,
-        RAM_SECTION_ID,
-        RAM_IDSTR,
-        RAM_INSTANCE_ID,
-        RAM_VERSION_ID,
-      );
-      writeMemSize(writer, memory.blocks, { withHostPageSize: capabilities['postcopy-ram'] });
-      this.#endSection(writer);
-    });
-    this.#traceSectionStart('start', RAM_SECTION_ID, RAM_IDSTR);
+    const startBytes = SECTION_START_MAX_BYTES + memSizeMaxBytes(memory.blocks) + RAM_SECTION_TAIL_BYTES;
+    this.#queue(startBytes, (writer) => this.#ram.writeStart(writer, capabilities['postcopy-ram']));
     this.#phase = 'precopy';
     this.#passStartedAtMs = nowMs;
   }
@@ -296,7 +261,7 @@ export class SourceMigration {
     else {
       this.#queueDevices(encodePrecopyTail(state));
       this.#phase = 'ending';
-      this.#handoverAt = this.#producedBytes + this.#controlBytes;
+      this.#handoverAt = this.#producedBytes + this.#control.pendingBytes;
     }
   }
 
@@ -316,7 +281,7 @@ export class SourceMigration {
     this.#limiter.setLimit(this.#parameters['max-postcopy-bandwidth'], nowMs);
     this.#window.open(this.#producedBytes);
     this.#pages.moveTo();
-    this.#namedBlock = -1;
+    this.#ram.forgetBlock();
     this.#move('postcopy-active');
   }
 
@@ -394,9 +359,8 @@ export class SourceMigration {
   fill(target: Uint8Array, nowMs: number): number {
     assert(target.length >= MIN_FILL_BYTES);
     const writer = new ByteWriter(target);
-    this.#target = target;
-    this.#writeControl(writer);
-    if (this.#control.length === 0) {
+    this.#control.writeTo(writer);
+    if (this.#control.pendingBytes === 0) {
       if (this.#phase === 'precopy') this.#fillPrecopy(writer, nowMs);
       else if (this.#phase === 'final') this.#fillFinal(writer);
       else if (this.#phase === 'postcopy') this.#fillPostcopy(writer, nowMs);
@@ -439,7 +403,7 @@ export class SourceMigration {
     const allowedBytes = this.#limiter.available(nowMs);
     if (allowedBytes < MIN_PRECOPY_CHUNK_BYTES) return;
     const before = writer.position;
-    const isPassDone = this.#pages.count === 0 || !this.#writeRamPart(writer, allowedBytes);
+    const isPassDone = this.#pages.count === 0 || !this.#ram.writePart(writer, allowedBytes);
     this.#statistics.precopyBytes += writer.position - before;
     if (isPassDone) this.#endPass(nowMs);
   }
@@ -499,16 +463,9 @@ export class SourceMigration {
     this.#options.effects.pauseGuest();
   }
 
-  /** The END section of RAM: everything that remains, however many calls that takes. */
   #fillFinal(writer: ByteWriter): void {
     const before = writer.position;
-    if (!this.#isFinalSectionOpen) {
-      this.#isFinalSectionOpen = true;
-      this.#traceSectionStart('end', RAM_SECTION_ID, RAM_IDSTR);
-      writeSectionContinuation(writer, SectionType.END, RAM_SECTION_ID);
-    }
-    const hasMore = this.#writePages(writer, Number.POSITIVE_INFINITY);
-    if (!hasMore) this.#endSection(writer);
+    const hasMore = this.#ram.writeFinal(writer);
     this.#statistics.downtimeBytes += writer.position - before;
     if (hasMore) return;
     assert(this.#pages.count === 0);
@@ -539,7 +496,7 @@ export class SourceMigration {
     this.#queueCommand('PACKAGED', encodePackagedHeader(lengthBytes));
     this.#pings.sent(PingValue.IN_PACKAGE, nowMs, this.#producedBytes);
     this.#queueDevices(parts);
-    this.#handoverAt = this.#producedBytes + this.#controlBytes;
+    this.#handoverAt = this.#producedBytes + this.#control.pendingBytes;
     this.#queuePing(PingValue.PACKAGE_SENT, nowMs);
     this.#phase = 'handover';
   }
@@ -548,39 +505,18 @@ export class SourceMigration {
 
   #fillPostcopy(writer: ByteWriter, nowMs: number): void {
     const before = writer.position;
-    if (!this.#requests.isEmpty) this.#writeRequestedPages(writer, nowMs);
+    if (!this.#requests.isEmpty) this.#ram.writeRequested(writer, this.#requests, nowMs);
     // Pushed pages wait for the next call, so that what was asked for is on its way first.
     else if (this.#pages.count > 0) this.#pushPages(writer, nowMs);
     this.#statistics.postcopyBytes += writer.position - before;
     if (this.#pages.count === 0 && this.#requests.isEmpty) this.#writePostcopyEnd(writer);
   }
 
-  #writeRequestedPages(writer: ByteWriter, nowMs: number): void {
-    const head = writer.position;
-    writeSectionContinuation(writer, SectionType.PART, RAM_SECTION_ID);
-    const empty = writer.position;
-    while (!this.#requests.isEmpty && this.#hasRoom(writer)) {
-      const request = this.#requests.first();
-      while (request.page < request.endPage && this.#hasRoom(writer)) {
-        const page = request.page++;
-        if (!this.#pages.isDirty(request.block, page)) continue;
-        this.#writePage(writer, request.block, page);
-        this.#statistics.demandedPages++;
-        this.#statistics.requestLatency.record((nowMs - request.queuedAtMs) * 1000);
-      }
-      if (request.page < request.endPage) break;
-      this.#pages.moveTo(request.block, request.endPage);
-      this.#requests.removeFirst();
-    }
-    if (writer.position === empty) writer.position = head;
-    else this.#endSection(writer);
-  }
-
   #pushPages(writer: ByteWriter, nowMs: number): void {
     const allowedBytes = Math.min(BULK_CHUNK_BYTES, this.#limiter.available(nowMs));
     if (!this.#window.isOpen || allowedBytes < PAGE_RECORD_CONTINUE_BYTES) return;
     const pagesBefore = this.#pages.count;
-    if (!this.#writeRamPart(writer, allowedBytes)) this.#pages.moveTo();
+    if (!this.#ram.writePart(writer, allowedBytes, PING_BYTES)) this.#pages.moveTo();
     this.#statistics.pushedPages += pagesBefore - this.#pages.count;
     const value = this.#pings.next();
     writer.bytes(encodePing(value));
@@ -592,69 +528,10 @@ export class SourceMigration {
   }
 
   #writePostcopyEnd(writer: ByteWriter): void {
-    if (writer.remaining < SECTION_CONTINUATION_BYTES + SECTION_TAIL_BYTES + 1) return;
-    this.#traceSectionStart('end', RAM_SECTION_ID, RAM_IDSTR);
-    writeSectionContinuation(writer, SectionType.END, RAM_SECTION_ID);
-    this.#endSection(writer);
+    if (writer.remaining < EMPTY_RAM_END_BYTES + EOF_BYTES) return;
+    this.#ram.writeEmptyEnd(writer);
     writeEof(writer);
     this.#phase = 'ending';
-  }
-
-  // ---- RAM records -----------------------------------------------------------------------------------------
-
-  /** A PART section with the next dirty pages. @returns false if the scan reached its end */
-  #writeRamPart(writer: ByteWriter, limitBytes: number): boolean {
-    const head = writer.position;
-    writeSectionContinuation(writer, SectionType.PART, RAM_SECTION_ID);
-    const empty = writer.position;
-    const hasMore = this.#writePages(writer, limitBytes);
-    if (writer.position === empty) writer.position = head;
-    else {
-      this.#traceSectionStart('part', RAM_SECTION_ID, RAM_IDSTR);
-      this.#endSection(writer);
-    }
-    return hasMore;
-  }
-
-  /** @returns false if the scan reached its end */
-  #writePages(writer: ByteWriter, limitBytes: number): boolean {
-    const cursor = this.#pages.cursor;
-    const from = writer.position;
-    while (this.#hasRoom(writer) && writer.position - from < limitBytes) {
-      if (!this.#pages.seek()) return false;
-      this.#writePage(writer, cursor.block, cursor.page);
-      cursor.page++;
-    }
-    return this.#pages.seek();
-  }
-
-  #hasRoom(writer: ByteWriter): boolean {
-    return writer.remaining >= PAGE_RECORD_MAX_BYTES + SECTION_TAIL_BYTES + PING_BYTES;
-  }
-
-  #writePage(writer: ByteWriter, block: number, page: number): void {
-    const { memory } = this.#options;
-    const from = writer.position;
-    const offset = page * TARGET_PAGE_BYTES;
-    const idstr = block === this.#namedBlock ? null : (memory.blocks[block]?.idstr ?? null);
-    this.#namedBlock = block;
-    this.#pages.markSent(block, page);
-    if (this.#pages.isZero(block, page)) {
-      writeZeroPage(writer, offset, idstr);
-      this.#statistics.zeroPages++;
-      this.#statistics.zeroPageBytes += writer.position - from;
-    } else {
-      writePageHeader(writer, offset, RamSaveFlag.PAGE, idstr);
-      memory.copyPage(block, offset, this.#target, writer.position);
-      writer.position += TARGET_PAGE_BYTES;
-      this.#statistics.normalPages++;
-      this.#statistics.pageBytes += writer.position - from;
-    }
-  }
-
-  #endSection(writer: ByteWriter): void {
-    writeRamEos(writer);
-    writeSectionFooter(writer, RAM_SECTION_ID);
   }
 
   // ---- return path -----------------------------------------------------------------------------------------
@@ -778,13 +655,10 @@ export class SourceMigration {
 
   // ---- control messages ------------------------------------------------------------------------------------
 
-  get #controlBytes(): number {
-    return this.#control.reduce((sum, { bytes, at }) => sum + bytes.length - at, 0);
-  }
-
-  #queue(writer: ByteWriter, write: (writer: ByteWriter) => void): void {
+  #queue(maxBytes: number, write: (writer: ByteWriter) => void): void {
+    const writer = new ByteWriter(new Uint8Array(maxBytes));
     write(writer);
-    this.#control.push({ bytes: writer.subarray(), at: 0 });
+    this.#control.push(writer.subarray());
   }
 
   #queueCommand(name: string, bytes: Uint8Array): void {
@@ -792,19 +666,19 @@ export class SourceMigration {
     if (this.#options.trace.isEnabled('savevm_command_send')) {
       this.#options.trace.emit('savevm_command_send', { command: name, bytes: bytes.length });
     }
-    this.#control.push({ bytes, at: 0 });
+    this.#control.push(bytes);
   }
 
   #queuePing(value: number, nowMs: number): void {
     this.#tracePing(value);
     this.#queueCommand('PING', encodePing(value));
-    this.#pings.sent(value, nowMs, this.#producedBytes + this.#controlBytes);
+    this.#pings.sent(value, nowMs, this.#producedBytes + this.#control.pendingBytes);
   }
 
   #queueDevices(parts: readonly Uint8Array[]): void {
     for (const bytes of parts) {
       this.#statistics.deviceBytes += bytes.length;
-      this.#control.push({ bytes, at: 0 });
+      this.#control.push(bytes);
     }
     if (this.#options.trace.isEnabled('savevm_section_end')) {
       const bytes = parts.reduce((sum, part) => sum + part.length, 0);
@@ -816,24 +690,8 @@ export class SourceMigration {
     }
   }
 
-  #writeControl(writer: ByteWriter): void {
-    while (this.#control.length > 0 && writer.remaining > 0) {
-      const message = this.#control[0] as { bytes: Uint8Array; at: number };
-      const count = Math.min(writer.remaining, message.bytes.length - message.at);
-      writer.bytes(message.bytes.subarray(message.at, message.at + count));
-      message.at += count;
-      if (message.at === message.bytes.length) this.#control.shift();
-    }
-  }
-
   #tracePing(value: number): void {
     if (this.#options.trace.isEnabled('savevm_send_ping'))
       this.#options.trace.emit('savevm_send_ping', { value });
-  }
-
-  #traceSectionStart(type: string, sectionId: number, idstr: string): void {
-    const { trace } = this.#options;
-    if (trace.isEnabled('savevm_section_start'))
-      trace.emit('savevm_section_start', { idstr, sectionId, type });
   }
 }

@@ -11,19 +11,20 @@ const TWO_TO_THE_32 = 0x1_0000_0000;
 export class ByteWriter {
   /** Where in the target the next byte goes; set it to 0 to use the memory again. */
   position: number;
-  readonly #target: Uint8Array;
+  /** The memory that is written to. */
+  readonly target: Uint8Array;
   readonly #view: DataView;
 
   constructor(target: Uint8Array, position = 0) {
     assert(position >= 0 && position <= target.length);
-    this.#target = target;
+    this.target = target;
     this.#view = new DataView(target.buffer, target.byteOffset, target.byteLength);
     this.position = position;
   }
 
   /** Bytes that still fit. */
   get remaining(): number {
-    return this.#target.length - this.position;
+    return this.target.length - this.position;
   }
 
   u8(value: number): void {
@@ -53,7 +54,7 @@ export class ByteWriter {
 
   bytes(source: Uint8Array): void {
     const position = this.#advance(source.length);
-    this.#target.set(source, position);
+    this.target.set(source, position);
   }
 
   /** Writes the length of `text` as u8 and then its characters: 1 to 255, ASCII. */
@@ -69,18 +70,18 @@ export class ByteWriter {
     for (let index = 0; index < text.length; index++) {
       const code = text.charCodeAt(index);
       assert(code < 0x80, `"${text}" must be ASCII`);
-      this.#target[position + index] = code;
+      this.target[position + index] = code;
     }
   }
 
   /** The target from its first byte to the last one written; shares its memory. */
   subarray(): Uint8Array {
-    return this.#target.subarray(0, this.position);
+    return this.target.subarray(0, this.position);
   }
 
   #advance(countBytes: number): number {
     const position = this.position;
-    assert(position + countBytes <= this.#target.length, 'write past the end of the buffer');
+    assert(position + countBytes <= this.target.length, 'write past the end of the buffer');
     this.position = position + countBytes;
     return position;
   }
