@@ -15,6 +15,7 @@ const MAY_IMPORT = {
   'machine/v86': ['machine', 'memory', 'linux'],
   migration: ['wire', 'memory', 'telemetry'],
   transport: ['linux'],
+  qemu: [],
   threads: ['migration', 'memory', 'wire', 'telemetry', 'linux', 'transport', 'machine', 'machine/v86'],
   vm: ['threads', 'migration', 'memory', 'telemetry', 'linux', 'transport', 'machine', 'machine/v86'],
   monitor: ['vm', 'migration', 'telemetry'],
@@ -29,6 +30,7 @@ const MAY_IMPORT = {
     'linux',
     'telemetry',
     'transport',
+    'qemu',
   ],
 };
 

@@ -5,6 +5,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import { isInternalError } from '../monitor/errors.ts';
+import { addDemoCommand } from './demo.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { endProcess, printMessage } from './end-process.ts';
 import { packageVersion } from './package-info.ts';
@@ -16,6 +17,7 @@ that does not converge, the guest moves first and fetches its pages as it touche
 
 const EXAMPLES = `
 Examples:
+  postcopy demo                            a live migration, with a verdict
   postcopy doctor                          what this host can do
   postcopy run --help                      all options of a machine
 `;
@@ -35,6 +37,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .addHelpText('after', EXAMPLES);
   addRunCommand(program);
   addDoctorCommand(program);
+  addDemoCommand(program);
   try {
     await program.parseAsync(argv);
   } catch (error) {

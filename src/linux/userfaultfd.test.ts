@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { type Skippable, skipUnless } from '../../test/support/requirements.ts';
 import { SyscallError } from './libc.ts';
 import { mapAnonymous } from './memory.ts';
 import { PagemapScanner, readPresence } from './pagemap.ts';
@@ -8,12 +9,12 @@ import { ioctlNumber, RegisterMode, UffdFeature, Userfaultfd } from './userfault
 
 const PAGE = 4096;
 
-function openOrSkip(t: { skip(why: string): void }, features: number): Userfaultfd | undefined {
+function openOrSkip(t: Skippable, features: number): Userfaultfd | undefined {
   try {
     return Userfaultfd.open(features);
   } catch (error) {
-    if (!(error instanceof SyscallError) || process.env['POSTCOPY_TEST_REQUIRE_ALL']) throw error;
-    t.skip(`userfaultfd with features 0x${features.toString(16)} is not to be had here: ${error.message}`);
+    if (!(error instanceof SyscallError)) throw error;
+    skipUnless(t, `userfaultfd with features 0x${features.toString(16)}`, false, error.message);
     return undefined;
   }
 }

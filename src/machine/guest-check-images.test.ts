@@ -5,13 +5,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { skipUnless } from '../../test/support/requirements.ts';
 
 const guests = fileURLToPath(new URL('../../../guests/', import.meta.url));
 const hasNasm = spawnSync('nasm', ['-v']).status === 0;
 
-test('guests/*.bin are what guests/build.sh makes', {
-  skip: hasNasm ? false : 'nasm is not installed',
-}, () => {
+test('guests/*.bin are what guests/build.sh makes', (t) => {
+  if (!skipUnless(t, 'NASM', hasNasm, 'nasm is not installed')) return;
   const built = mkdtempSync(join(tmpdir(), 'guests-'));
   try {
     execFileSync(join(guests, 'build.sh'), [built]);
