@@ -1,6 +1,7 @@
 /**
  * The device state of a machine on the wire: QEMU's `globalstate` (did the guest run?) and one FULL section of ours.
  */
+import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { encodeCommand, encodePing, MigrationCommand, PingValue } from '../wire/commands.ts';
 import {
   encodeGlobalState,
@@ -11,7 +12,6 @@ import {
   lengthPrefixedFields,
   writeDeviceSection,
 } from '../wire/device-sections.ts';
-import { EOF_BYTES } from '../wire/sections.ts';
 import { encodeVmDescription } from '../wire/vm-description.ts';
 
 /** How a machine's device state is named on the wire. */
@@ -48,29 +48,24 @@ export function encodeDeviceSections({ section, bytes, isRunning }: DeviceState)
   ];
 }
 
-/** The end of a precopy stream: device state, EOF, and the description by which others can decode it. */
-export function encodePrecopyTail(state: DeviceState): Uint8Array[] {
-  const { section, bytes } = state;
-  return [
-    ...encodeDeviceSections(state),
-    new Uint8Array(EOF_BYTES),
-    encodeVmDescription(4096, [
-      {
-        name: GLOBAL_STATE_IDSTR,
-        instanceId: 0,
-        version: GLOBAL_STATE_VERSION_ID,
-        vmsdName: GLOBAL_STATE_IDSTR,
-        fields: GLOBAL_STATE_FIELDS,
-      },
-      {
-        name: section.idstr,
-        instanceId: section.instanceId,
-        version: section.versionId,
-        vmsdName: section.idstr,
-        fields: lengthPrefixedFields(bytes.length),
-      },
-    ]),
-  ];
+/** What stands behind the EOF of a precopy stream, so that others can decode it: the VM description. */
+export function encodeStateDescription({ section, bytes }: DeviceState): Uint8Array {
+  return encodeVmDescription(TARGET_PAGE_BYTES, [
+    {
+      name: GLOBAL_STATE_IDSTR,
+      instanceId: 0,
+      version: GLOBAL_STATE_VERSION_ID,
+      vmsdName: GLOBAL_STATE_IDSTR,
+      fields: GLOBAL_STATE_FIELDS,
+    },
+    {
+      name: section.idstr,
+      instanceId: section.instanceId,
+      version: section.versionId,
+      vmsdName: section.idstr,
+      fields: lengthPrefixedFields(bytes.length),
+    },
+  ]);
 }
 
 /** The package that moves the guest: listen for faults, take the device state, run. */

@@ -53,8 +53,9 @@ import { ControlQueue } from './control-queue.ts';
 import {
   type DeviceSectionName,
   type DeviceState,
+  encodeDeviceSections,
   encodePackage,
-  encodePrecopyTail,
+  encodeStateDescription,
 } from './device-state.ts';
 import { DirtyPages } from './dirty-pages.ts';
 import { MigrationError } from './migration-error.ts';
@@ -218,7 +219,7 @@ export class SourceMigration {
 
   /** @throws {MigrationError} once the destination may have the guest */
   cancel(nowMs: number): void {
-    if (this.#phase === 'over' && this.#status !== 'completed') return;
+    if (this.#phase === 'idle' || (this.#phase === 'over' && this.#status !== 'completed')) return;
     if (!this.#canTakeBack) {
       throw new MigrationError(
         this.#status === 'completed'
@@ -259,9 +260,11 @@ export class SourceMigration {
     const state = { section: this.#options.deviceSection, bytes, isRunning: this.#wasGuestRunning };
     if (this.#isPostcopyWanted) this.#queueHandover(state, nowMs);
     else {
-      this.#queueDevices(encodePrecopyTail(state));
-      this.#phase = 'ending';
+      this.#queueDevices([...encodeDeviceSections(state), new Uint8Array(EOF_BYTES)]);
+      // The destination need not wait for the description to run the guest.
       this.#handoverAt = this.#producedBytes + this.#control.pendingBytes;
+      this.#control.push(encodeStateDescription(state));
+      this.#phase = 'ending';
     }
   }
 
@@ -294,7 +297,10 @@ export class SourceMigration {
     if (this.#phase === 'over') return;
     this.#statistics.returnPathBytes += bytes.length;
     try {
-      for (const message of this.#returnPath.push(bytes)) this.#handleMessage(message, nowMs);
+      for (const message of this.#returnPath.push(bytes)) {
+        if (this.isOver) return;
+        this.#handleMessage(message, nowMs);
+      }
       this.#returnPathBytes += bytes.length;
     } catch (error) {
       if (!(error instanceof StreamError)) throw error;
