@@ -613,7 +613,7 @@ export class SourceMigration {
         const why = `The destination refused the migration (status ${status}); its own message says why`;
         this.#fail(new MigrationError(why), nowMs);
       }
-    } else if (this.isFlushed) {
+    } else if (this.#isEverythingSent) {
       this.#end('completed', nowMs);
     } else {
       const what = `The destination says that it is done in state "${this.#status}", before it can be`;
@@ -622,6 +622,12 @@ export class SourceMigration {
   }
 
   // ---- ends ------------------------------------------------------------------------------------------------
+
+  /** Whether the destination can have all it needs; the description behind EOF it does not. */
+  get #isEverythingSent(): boolean {
+    const isPrecopy = this.#status !== 'postcopy-active';
+    return this.#phase === 'ending' && (isPrecopy ? this.#sentBytes >= this.#handoverAt : this.isFlushed);
+  }
 
   get #canTakeBack(): boolean {
     return this.#sentBytes < this.#handoverAt && this.#phase !== 'over' && this.#phase !== 'postcopy';

@@ -1,7 +1,7 @@
 /**
  * One migration as the main thread holds it: its threads, the memory they share, and what they say.
  */
-import { MessageChannel, type MessagePort, type Worker } from 'node:worker_threads';
+import { MessageChannel, type MessagePort, receiveMessageOnPort, type Worker } from 'node:worker_threads';
 import { closeEventfd, createEventfd, signalEventfd } from '../linux/poll.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -246,6 +246,11 @@ export class MigrationThread {
 
   #giveBack(): void {
     this.#isOver = true;
+    // What the thread said last may still be under way when it has ended.
+    for (let last = receiveMessageOnPort(this.#orders); last !== undefined; ) {
+      this.#heed(last.message as MigrationNotice);
+      last = receiveMessageOnPort(this.#orders);
+    }
     for (const resolve of this.#waiting.values()) resolve({ kind: 'flushed' });
     this.#waiting.clear();
     this.#orders.close();
