@@ -136,6 +136,8 @@ export class DestinationMigration {
   received(countBytes: number, nowMs: number): void {
     this.#nowMs = nowMs;
     this.#statistics.receivedBytes += countBytes;
+    // Only a VM description can follow EOF. Whatever it is, the guest may run here already.
+    if (this.#isOver || this.#isStreamDone) return;
     this.#decoder.commit(countBytes);
     this.#run(this.#decoder);
   }
@@ -198,6 +200,7 @@ export class DestinationMigration {
     if (this.#isOver) return;
     try {
       decoder.run();
+      if (decoder === this.#package && this.#waitingDecoder !== decoder) decoder.end();
     } catch (error) {
       this.#lose(error as Error);
     }
@@ -278,18 +281,30 @@ export class DestinationMigration {
   }
 
   #eof(): void {
-    this.#isStreamDone = true;
     if (!this.#isListening) {
       if (!this.#areDevicesLoaded)
         throw this.#refuse('BAD_SECTION', 'The stream ended without the device state of the machine');
+      if (this.#incoming === 'discard')
+        throw this.#refuse(
+          'TRUNCATED',
+          'The stream ended after pages were discarded and before they came again',
+        );
+      this.#endStream();
       this.#resumeGuest();
       return;
     }
     const missing = this.#pageCount - this.#receivedPages;
     if (missing > 0)
       throw this.#refuse('TRUNCATED', `The source says that all is sent, but ${missing} pages never came`);
+    this.#endStream();
     this.#statistics.residentAtMs = this.#nowMs;
     if (this.#isGuestOurs) this.#complete();
+  }
+
+  /** Everything that matters has come: from here on nothing that the source sends, or fails to send, changes a thing. */
+  #endStream(): void {
+    this.#isStreamDone = true;
+    this.#decoder.pause();
   }
 
   // ---- commands --------------------------------------------------------------------------------------------
@@ -423,6 +438,8 @@ export class DestinationMigration {
   #lose(error: Error): void {
     if (this.#isOver) return;
     this.#isOver = true;
+    this.#decoder.pause();
+    this.#package?.pause();
     this.#statistics.endedAtMs = this.#nowMs;
     if (this.#isResuming && this.#status === 'postcopy-active') {
       const missing = this.#pageCount - this.#receivedPages;

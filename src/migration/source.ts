@@ -12,7 +12,7 @@
  * Phases, and what `fill` gives in each:
  *
  *   precopy     dirty pages, pass after pass, as PART sections within `max-bandwidth`
- *   pausing     nothing: the guest is being stopped; then the last dirty scan
+ *   pausing     nothing: the guest is being stopped; then the last dirty scan, and the state is `device`
  *   final       (precopy converged) the END section with what remains; then devices are saved and sent
  *   saving      nothing: the device state is being made
  *   handover    (postcopy) discards and the package; its last byte hands the guest over
@@ -245,6 +245,8 @@ export class SourceMigration {
     assert(this.#phase === 'pausing');
     this.#sync(nowMs);
     this.#pages.stop();
+    this.#options.effects.passBegins(this.#statistics.syncCount);
+    this.#move('device');
     if (this.#isPostcopyWanted) {
       this.#phase = 'saving';
       this.#options.effects.saveDevices();
@@ -396,8 +398,8 @@ export class SourceMigration {
   #fillPrecopy(writer: ByteWriter, nowMs: number): void {
     if (this.#status === 'setup') {
       this.#statistics.activeAtMs = nowMs;
-      this.#move('active');
       this.#beginPass(this.#pages.count, nowMs);
+      this.#move('active');
     }
     this.#statistics.measureBandwidth(this.#sentBytes, nowMs);
     if (this.#isPostcopyWanted || nowMs >= this.#switchAtMs) {
@@ -459,7 +461,6 @@ export class SourceMigration {
   }
 
   #pauseGuest(nowMs: number): void {
-    this.#move('device');
     this.#phase = 'pausing';
     this.#statistics.pausedAtMs = nowMs;
     if (this.#options.trace.isEnabled('postcopy_start') && this.#isPostcopyWanted) {

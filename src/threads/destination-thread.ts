@@ -53,8 +53,12 @@ const engine = new DestinationMigration({
     sendReturnPath: (message) => returnPath.send(message),
     loadDevices: (state) => machine.postState(state),
     resumeGuest: (shouldRun) => {
-      if (shouldRun && !data.staysPaused) machine.post('resume');
-      else engine.guestResumed(undefined, monotonicMs());
+      if (shouldRun && !data.staysPaused) {
+        machine.post('resume');
+        return;
+      }
+      notify({ kind: 'guest', isRunning: false });
+      engine.guestResumed(undefined, monotonicMs());
     },
     statusChanged: (status, error) => notify({ kind: 'status', status, error: error?.message }),
   },

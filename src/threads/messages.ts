@@ -77,7 +77,7 @@ export type MigrationOrder =
 export type MigrationNotice =
   | { readonly kind: 'status'; readonly status: MigrationStatus; readonly error: string | undefined }
   | { readonly kind: 'pass'; readonly pass: number }
-  /** The guest stands still on behalf of the migration, or may run again here; or it begins to run here. */
+  /** Source: the guest stands still on behalf of the migration, or runs on. Destination: it is here, and runs or is paused. */
   | { readonly kind: 'guest'; readonly isRunning: boolean }
   | { readonly kind: 'answer'; readonly id: number; readonly error: string | undefined }
   | { readonly kind: 'info'; readonly id: number; readonly info: MigrationInfo }

@@ -79,13 +79,17 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   /** @throws {VmError} if the machine cannot be made or the address not be listened at */
   static async create(options: VirtualMachineOptions): Promise<VirtualMachine> {
-    const { incoming, isPaused, dirtyTracking, kernelPath, ...machine } = options;
+    const { incoming, isPaused, dirtyTracking, kernelPath, initrdPath, commandLine, ...machine } = options;
     const isIncoming = incoming !== undefined;
     const thread = startMachineThread({
       kind: 'v86',
       ...machine,
-      // The guest's code is in its memory, which comes from the source.
-      ...(kernelPath !== undefined && !isIncoming && { kernel: { path: kernelPath } }),
+      // What the guest started from is in its memory, which comes from the source.
+      ...(!isIncoming && {
+        ...(kernelPath !== undefined && { kernel: { path: kernelPath } }),
+        ...(initrdPath !== undefined && { initrdPath }),
+        ...(commandLine !== undefined && { commandLine }),
+      }),
     });
     const notice = await new Promise<MachineNotice>((resolve, reject) => {
       thread.once('message', resolve);
@@ -395,7 +399,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   /** The migration stopped the guest, or let it run: here again, or here for the first time. */
   #guestMoved(isRunning: boolean): void {
     if (isRunning) this.#setRunState('running');
-    else this.#setRunState('finish-migrate');
+    else this.#setRunState(this.#runState === 'inmigrate' ? 'paused' : 'finish-migrate');
   }
 
   #isStatus(status: MigrationStatus): boolean {
@@ -413,7 +417,6 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     if (isSource && (status === 'failed' || status === 'cancelled') && this.#migration?.isGuestInDoubt) {
       this.#setRunState('paused');
     }
-    if (status === 'completed' && this.#runState === 'inmigrate') this.#setRunState('paused');
     this.emit('migration', status);
     if (error !== undefined) this.emit('message', error);
   }
