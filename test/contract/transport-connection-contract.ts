@@ -4,7 +4,6 @@
 import assert from 'node:assert/strict';
 import { connect, type Socket } from 'node:net';
 import { buffer } from 'node:stream/consumers';
-import { test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import type { Channel } from '../../src/transport/channel.ts';
 import { connectChannel } from '../../src/transport/connect.ts';
@@ -12,12 +11,12 @@ import { listenChannel } from '../../src/transport/listen.ts';
 import type { Listener } from '../../src/transport/listener.ts';
 import { parseMigrationUri } from '../../src/transport/parse-uri.ts';
 import { TransportError } from '../../src/transport/transport-error.ts';
-import { type TransportUnderTest, withAddresses } from './transport-contract.ts';
+import { type TransportUnderTest, testOf, withAddresses } from './transport-contract.ts';
 import { isTransportError, receive, receiveToEnd, sendAll, withChannels } from './transport-io.ts';
 
 export function testConnections(transport: TransportUnderTest): void {
   const check = (behaviour: string, body: (listener: Listener) => Promise<void>) =>
-    test(`${transport.name} transport ${behaviour}`, { skip: transport.skip ?? false }, () =>
+    testOf(transport, behaviour, () =>
       withAddresses(transport, async ({ incoming }) => {
         const listener = await listenChannel(incoming);
         try {

@@ -13,6 +13,7 @@ import type { Channel } from '../../src/transport/channel.ts';
 import { connectChannel } from '../../src/transport/connect.ts';
 import { listenChannel } from '../../src/transport/listen.ts';
 import type { Listener } from '../../src/transport/listener.ts';
+import { skipUnless } from '../support/requirements.ts';
 import {
   fill,
   isTransportError,
@@ -37,7 +38,7 @@ export interface TransportUnderTest {
   /** `duplex`: both ends send. `pipe`: only the source does. `stored`: the destination reads what the source left. */
   readonly kind: 'duplex' | 'pipe' | 'stored';
   /** Why it cannot be tested on this host. */
-  readonly skip?: string | undefined;
+  readonly whyNot?: string | undefined;
   prepare(): Promise<Addresses>;
   /** What `peer` says at each end. */
   readonly sourcePeer: RegExp;
@@ -46,10 +47,17 @@ export interface TransportUnderTest {
 
 const MANY = 50;
 
+/** A test of one transport, skipped where the transport cannot be tested. */
+export function testOf(transport: TransportUnderTest, behaviour: string, body: () => Promise<void>): void {
+  const { name, whyNot } = transport;
+  test(`${name} transport ${behaviour}`, async (t) => {
+    if (skipUnless(t, name, whyNot === undefined, whyNot ?? '')) await body();
+  });
+}
+
 export function testTransport(transport: TransportUnderTest): void {
-  const { name, kind, skip } = transport;
-  const check = (behaviour: string, body: () => Promise<void>) =>
-    test(`${name} transport ${behaviour}`, { skip: skip ?? false }, body);
+  const { kind } = transport;
+  const check = (behaviour: string, body: () => Promise<void>) => testOf(transport, behaviour, body);
 
   for (const lengthBytes of [1, 4095, 65536, 65537, 4 * 2 ** 20]) {
     check(`carries ${lengthBytes} bytes unchanged, then the end`, () =>

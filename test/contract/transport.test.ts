@@ -26,7 +26,7 @@ const tcp: TransportUnderTest = {
 const tcp6: TransportUnderTest = {
   name: 'tcp over IPv6',
   kind: 'duplex',
-  skip: hasIpv6 ? undefined : 'this host has no address ::1',
+  whyNot: hasIpv6 ? undefined : 'this host has no address ::1',
   prepare: async () => ({ incoming: 'tcp:[::1]:0' }),
   sourcePeer: /^tcp:\[::1\]:\d+$/,
   destinationPeer: /^tcp:\[::1\]:\d+$/,

@@ -9,6 +9,7 @@ import koffi from 'koffi';
 import { checkGuest, type GuestReport } from '../../src/machine/guest-check.ts';
 import { decodeDeviceState, encodeDeviceState, type StateValue } from '../../src/machine/v86/state-codec.ts';
 import type { V86MachineOptions } from '../../src/machine/v86/v86-options.ts';
+import { type Skippable, skipUnless } from '../support/requirements.ts';
 import { machineContract } from './machine-contract.ts';
 import { ThreadedV86 } from './threaded-v86.ts';
 
@@ -18,7 +19,8 @@ const FIRMWARE = {
   biosPath: '/usr/share/seabios/bios-256k.bin',
   vgaBiosPath: '/usr/share/seabios/vgabios-stdvga.bin',
 };
-const NEEDS_SEABIOS = { skip: existsSync(FIRMWARE.biosPath) ? false : `no SeaBIOS at ${FIRMWARE.biosPath}` };
+const hasSeaBios = (t: Skippable) =>
+  skipUnless(t, 'SeaBIOS', existsSync(FIRMWARE.biosPath), `there is no ${FIRMWARE.biosPath}`);
 const guest = (name: string) => ({
   path: fileURLToPath(new URL(`../../../guests/${name}.bin`, import.meta.url)),
 });
@@ -191,14 +193,16 @@ describe('V86Machine', { timeout: 60_000 }, () => {
     await assert.rejects(machine.saveDevices(), { message: /The guest crashed/ });
   });
 
-  test('a Linux kernel boots through the BIOS with its command line', NEEDS_SEABIOS, async () => {
+  test('a Linux kernel boots through the BIOS with its command line', async (t) => {
+    if (!hasSeaBios(t)) return;
     const kernel = { path: file('bzimage', linuxKernel()) };
     const machine = await create({ memoryBytes, ...FIRMWARE, kernel, commandLine: 'console=ttyS0' });
     await machine.resume();
     await until(() => machine.console === 'console=ttyS0', machine);
   });
 
-  test('what a guest wrote to its disk moves with it', NEEDS_SEABIOS, async () => {
+  test('what a guest wrote to its disk moves with it', async (t) => {
+    if (!hasSeaBios(t)) return;
     const disk = Buffer.alloc(64 * 1024);
     disk.set(BOOT_SECTOR);
     disk.writeUInt16LE(0xaa55, 510);

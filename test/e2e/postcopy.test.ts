@@ -1,0 +1,135 @@
+/**
+ * Whole migrations that switch to postcopy, between two processes.
+ */
+import assert from 'node:assert/strict';
+import { suite, test } from 'node:test';
+import { saveMemory } from '../support/guest-memory.ts';
+import {
+  POSTCOPY,
+  proveMemory,
+  proveMove,
+  quitBoth,
+  SLOW,
+  startPair,
+  untilCompleted,
+} from '../support/pair.ts';
+
+suite('postcopy', { timeout: 120_000 }, () => {
+  for (const { guest, dirtyTracking, memoryMib } of [
+    { guest: 'counter', dirtyTracking: 'async', memoryMib: 64 },
+    { guest: 'counter', dirtyTracking: 'sync', memoryMib: 128 },
+    { guest: 'random', dirtyTracking: 'sync', memoryMib: 64 },
+  ] as const) {
+    test(`the ${guest} guest of ${memoryMib} MiB that does not converge switches by itself, ${dirtyTracking} dirty tracking`, async (t) => {
+      const sourceArgs = ['--dirty-tracking', dirtyTracking];
+      const pair = await startPair(t, { guest, memoryMib, args: POSTCOPY, sourceArgs });
+      const { source, destination } = pair;
+      await source.set({ ...SLOW, 'downtime-limit': 1, 'x-postcopy-start-time': 500 });
+
+      await source.migrate(await destination.address());
+      await untilCompleted(pair);
+
+      await proveMove(pair);
+      assert.equal((await source.info())['x-postcopy-cause'], 'start-time');
+      const destinationEvents = destination.qmp.eventNames.slice(0, 4);
+      assert.deepEqual(destinationEvents, ['active', 'postcopy-active', 'RESUME', 'completed']);
+      await quitBoth(pair);
+    });
+  }
+
+  test('migrate-start-postcopy switches at once, and pages are asked for and pushed', async (t) => {
+    const pair = await startPair(t, { guest: 'random', args: POSTCOPY });
+    const { source, destination } = pair;
+    await source.set({ ...SLOW, 'max-postcopy-bandwidth': 8 * 2 ** 20 });
+    await source.migrate(await destination.address());
+    await source.untilStatus('active');
+    await source.qmp.execute('migrate-start-postcopy');
+    await untilCompleted(pair);
+
+    await proveMove(pair);
+    const sent = await source.info();
+    const received = await destination.info();
+    assert.equal(sent['x-postcopy-cause'], 'command');
+    assert((received['x-pages-demanded'] ?? 0) > 0, 'no page was asked for');
+    assert((received['x-pages-pushed'] ?? 0) > 0, 'no page was pushed');
+    assert((received['x-guest-downtime-us'] ?? 0) > 0);
+    await quitBoth(pair);
+  });
+
+  test('postcopy sends the events of QEMU in its order', async (t) => {
+    const pair = await startPair(t, { args: POSTCOPY });
+    await pair.source.set(SLOW);
+    await pair.source.migrate(await pair.destination.address());
+    await pair.source.untilStatus('active');
+    await pair.source.qmp.execute('migrate-start-postcopy');
+    await untilCompleted(pair);
+    const names = pair.source.qmp.eventNames;
+    assert.deepEqual(names, [
+      'setup',
+      'PASS 1',
+      'active',
+      'STOP',
+      'PASS 2',
+      'device',
+      'postcopy-active',
+      'completed',
+    ]);
+  });
+
+  test('a paused guest moves by postcopy and stays paused, its memory equal to the last byte', async (t) => {
+    const pair = await startPair(t, { args: POSTCOPY });
+    const { folder, source, destination, memoryBytes } = pair;
+    await source.qmp.execute('stop');
+    await source.set(SLOW);
+    await source.migrate(await destination.address());
+    await source.untilStatus('active');
+    await source.qmp.execute('migrate-start-postcopy');
+    await untilCompleted(pair);
+
+    assert.equal(await destination.runState(), 'paused');
+    const before = await saveMemory(source, folder, { lengthBytes: memoryBytes });
+    const after = await saveMemory(destination, folder, { lengthBytes: memoryBytes });
+    assert(before.equals(after), 'the memory differs');
+    await destination.qmp.execute('cont');
+    await proveMove(pair);
+  });
+
+  test('a paused guest can be let run at the destination before all its pages have come', async (t) => {
+    const pair = await startPair(t, { args: POSTCOPY });
+    const { source, destination } = pair;
+    await source.qmp.execute('stop');
+    await source.set({ ...SLOW, 'max-postcopy-bandwidth': 2 * 2 ** 20 });
+    await source.migrate(await destination.address());
+    await source.untilStatus('active');
+    await source.qmp.execute('migrate-start-postcopy');
+    await destination.untilStatus('postcopy-active');
+
+    assert.equal(await destination.runState(), 'paused');
+    await destination.qmp.execute('cont');
+    await destination.untilTicks(1);
+    await source.set({ 'max-postcopy-bandwidth': 0 });
+    await untilCompleted(pair);
+    await proveMove(pair);
+  });
+
+  test('each process of a 256 MiB guest stays within guest memory and 150 MB', async (t) => {
+    const memoryMib = 256;
+    const pair = await startPair(t, { memoryMib, rangeMib: 240, args: POSTCOPY });
+    const { source, destination } = pair;
+    await source.set({ 'max-bandwidth': 64 * 2 ** 20, 'downtime-limit': 1 });
+    await source.migrate(await destination.address());
+    await source.untilStatus('active');
+    await source.qmp.execute('migrate-start-postcopy');
+    await untilCompleted(pair);
+    for (const vm of [source, destination]) {
+      const overMb = (vm.peakResidentBytes - memoryMib * 2 ** 20) / 1e6;
+      t.diagnostic(
+        `${vm.name}: ${(vm.peakResidentBytes / 1e6).toFixed(0)} MB resident, ${overMb.toFixed(0)} MB over guest memory`,
+      );
+      assert(overMb <= 150, `${vm.name} has ${overMb} MB more than its guest`);
+    }
+    await destination.untilTicks(1);
+    await destination.qmp.execute('stop');
+    await proveMemory(pair);
+  });
+});
