@@ -57,7 +57,7 @@ const engine = new DestinationMigration({
         machine.post('resume');
         return;
       }
-      notify({ kind: 'guest', isRunning: false });
+      notify({ kind: 'arrived', isRunning: false });
       engine.guestResumed(undefined, monotonicMs());
     },
     statusChanged: (status, error) => notify({ kind: 'status', status, error: error?.message }),
@@ -174,7 +174,7 @@ function takeReply(reply: MachineReply): void {
       engine.devicesLoaded(nowMs);
       return;
     case 'resumed':
-      notify({ kind: 'guest', isRunning: true });
+      notify({ kind: 'arrived', isRunning: true });
       engine.guestResumed(reply.downtime, nowMs);
       return;
     case 'failed':

@@ -77,8 +77,10 @@ export type MigrationOrder =
 export type MigrationNotice =
   | { readonly kind: 'status'; readonly status: MigrationStatus; readonly error: string | undefined }
   | { readonly kind: 'pass'; readonly pass: number }
-  /** Source: the guest stands still on behalf of the migration, or runs on. Destination: it is here, and runs or is paused. */
+  /** Source: the guest stands still on behalf of the migration, or runs on here. */
   | { readonly kind: 'guest'; readonly isRunning: boolean }
+  /** Destination: the guest is here; it runs, or stays paused as it was or as it was asked for. */
+  | { readonly kind: 'arrived'; readonly isRunning: boolean }
   | { readonly kind: 'answer'; readonly id: number; readonly error: string | undefined }
   | { readonly kind: 'info'; readonly id: number; readonly info: MigrationInfo }
   | {

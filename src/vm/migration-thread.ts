@@ -29,7 +29,12 @@ export interface MigrationHost {
   attachMachine(port: MessagePort, wakeFd: number): void;
   onStatus(status: MigrationStatus, error: string | undefined): void;
   onPass(pass: number): void;
+  /** Source: the migration stopped the guest, or let it run on. */
   onGuest(isRunning: boolean): void;
+  /** Destination: the guest is here. */
+  onArrived(isRunning: boolean): void;
+  /** The migration's threads are gone. */
+  onEnded(): void;
   onTrace(name: TraceName, fields: TraceEvents[TraceName], atMs: number): void;
   onMessage(text: string): void;
 }
@@ -57,7 +62,6 @@ export class MigrationThread {
   #nextId = 1;
   #info: MigrationInfo | undefined;
   #isOver = false;
-  #isGuestStopped = false;
   #wasPostcopy = false;
 
   static startSource(host: MigrationHost, channel: Channel, settings: SourceSettings): MigrationThread {
@@ -158,11 +162,6 @@ export class MigrationThread {
     return this.#wasPostcopy;
   }
 
-  /** The migration stopped the guest and did not let it run again. */
-  get isGuestInDoubt(): boolean {
-    return this.#isGuestStopped;
-  }
-
   order(order: MigrationOrder): void {
     if (this.#isOver) return;
     this.#orders.postMessage(order);
@@ -206,8 +205,10 @@ export class MigrationThread {
         this.#host.onPass(notice.pass);
         return;
       case 'guest':
-        this.#isGuestStopped = !notice.isRunning;
         this.#host.onGuest(notice.isRunning);
+        return;
+      case 'arrived':
+        this.#host.onArrived(notice.isRunning);
         return;
       case 'trace':
         this.#host.onTrace(notice.name, notice.fields, notice.atMs);
@@ -255,6 +256,7 @@ export class MigrationThread {
     this.#waiting.clear();
     this.#orders.close();
     closeEventfd(this.#wakeFd);
+    this.#host.onEnded();
     if (this.#faultThread === undefined) return;
     // Stopped by the migration thread already, unless that died.
     for (const worker of this.#workers) void worker.terminate();

@@ -389,17 +389,21 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       attachMachine: (port, wakeFd) => this.#orderMachine({ kind: 'attach', port, wakeFd }),
       onStatus: (status, error) => this.#setStatus(status, error),
       onPass: (pass) => this.emit('migrationPass', pass),
-      onGuest: (isRunning) => this.#guestMoved(isRunning),
+      onGuest: (isRunning) => this.#setRunState(isRunning ? 'running' : 'finish-migrate'),
+      onArrived: (isRunning) => this.#setRunState(isRunning ? 'running' : 'paused'),
+      onEnded: () => this.#migrationThreadsEnded(),
       onTrace: (name, fields, atMs) =>
         this.emit('trace', name, fields as Readonly<Record<string, unknown>>, atMs),
       onMessage: (text) => this.emit('message', text),
     };
   }
 
-  /** The migration stopped the guest, or let it run: here again, or here for the first time. */
-  #guestMoved(isRunning: boolean): void {
-    if (isRunning) this.#setRunState('running');
-    else this.#setRunState(this.#runState === 'inmigrate' ? 'paused' : 'finish-migrate');
+  /** A guest that still stands where a migration stopped it may run here again, if an operator says so. */
+  #migrationThreadsEnded(): void {
+    if (this.#runState !== 'finish-migrate') return;
+    this.#setRunState(
+      this.#status === 'completed' || this.#migration?.wasPostcopy ? 'postmigrate' : 'paused',
+    );
   }
 
   #isStatus(status: MigrationStatus): boolean {
@@ -410,13 +414,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     if (status === this.#status) return;
     this.#status = status;
     this.#error = error;
-    const isSource = this.#runState === 'finish-migrate';
-    if (isSource && (status === 'completed' || status === 'postcopy-paused'))
-      this.#setRunState('postmigrate');
-    // The guest stood still when the migration ended badly, and was not let go: an operator decides.
-    if (isSource && (status === 'failed' || status === 'cancelled') && this.#migration?.isGuestInDoubt) {
-      this.#setRunState('paused');
-    }
+    const isGone = status === 'completed' || status === 'postcopy-paused';
+    if (isGone && this.#runState === 'finish-migrate') this.#setRunState('postmigrate');
     this.emit('migration', status);
     if (error !== undefined) this.emit('message', error);
   }
