@@ -61,6 +61,18 @@ test('PageBitmap.takeInto() moves what another thread set', () => {
   assert.equal(target.count(), 3);
 });
 
+test('PageBitmap.complement() has the other pages, and no more', () => {
+  const bitmap = new PageBitmap(37);
+  bitmap.setRange(3, 30);
+  const complement = bitmap.complement();
+  assert.equal(complement.count(), 7);
+  assert.deepEqual(
+    [2, 3, 32, 33, 36].map((page) => complement.isSet(page)),
+    [true, false, false, true, true],
+  );
+  assert.equal(complement.nextSet(37), -1);
+});
+
 test('PageBitmap.toText() draws 64 pages a line and folds equal lines', () => {
   const bitmap = new PageBitmap(256 + 3);
   bitmap.set(1);

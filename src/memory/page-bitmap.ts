@@ -71,9 +71,20 @@ export class PageBitmap {
     for (let word = 0; word < this.words.length; word++) this.words[word]! |= other.words[word] as number;
   }
 
+  /** A bitmap of the pages that are clear in this one. */
+  complement(): PageBitmap {
+    const complement = new PageBitmap(this.pageCount);
+    for (let word = 0; word < this.words.length; word++)
+      complement.words[word] = ~(this.words[word] as number);
+    return complement;
+  }
+
+  /** Padding bits of the last word do not count. */
   count(): number {
     let total = 0;
     for (const word of this.words) total += popCount(word);
+    const padding = this.words.length * BITS - this.pageCount;
+    if (padding > 0) total -= popCount((this.words.at(-1) as number) & ~(-1 >>> padding));
     return total;
   }
 

@@ -308,7 +308,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     }
     const words = this.#migration?.bitmapWords[block];
     if (words === undefined) throw new VmError('There is no migration whose bitmap could be shown');
-    return new PageBitmap((this.ramBlocks[block]?.lengthBytes ?? 0) / TARGET_PAGE_BYTES, words).toText();
+    const bitmap = new PageBitmap((this.ramBlocks[block]?.lengthBytes ?? 0) / TARGET_PAGE_BYTES, words);
+    return (this.#migration?.side === 'destination' ? bitmap.complement() : bitmap).toText();
   }
 
   async saveMemory(offset: number, lengthBytes: number, path: string): Promise<void> {

@@ -66,7 +66,7 @@ export interface Vm extends EventEmitter<VmEvents> {
 
   /** Writes guest-physical memory to a file, zero pages as holes. Waits for pages that are still missing. */
   saveMemory(offset: number, lengthBytes: number, path: string): Promise<void>;
-  /** The migration bitmap of a block as text, 64 pages a line: `.` clean or received, `1` dirty or missing. */
+  /** The migration bitmap of a block as text, 64 pages a line: `.` sent (source) or received (destination), `1` still to be. */
   dumpBitmap(idstr: string): Promise<string>;
   /** Bytes typed at the guest's serial console. */
   sendSerial(bytes: Uint8Array): void;
