@@ -451,6 +451,7 @@ export class SourceMigration {
       this.#options.trace.emit('migration_bitmap_sync_end', { pass, dirtyPages });
     }
     this.#options.effects.passBegins(pass);
+    if (this.#options.hasReturnPath) this.#queuePing(this.#pings.next(), nowMs);
   }
 
   #sync(nowMs: number): number {
