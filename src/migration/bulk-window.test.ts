@@ -1,0 +1,55 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { BulkWindow } from './bulk-window.ts';
+
+const MIN_BYTES = 128 * 1024;
+const MAX_BYTES = 4 * 1024 * 1024;
+
+test('BulkWindow is open until its least size is under way', () => {
+  const window = new BulkWindow();
+  window.open(5000);
+  assert.ok(window.isOpen);
+  window.sent(5000 + MIN_BYTES - 1);
+  assert.ok(window.isOpen);
+  window.sent(5000 + MIN_BYTES);
+  assert.ok(!window.isOpen);
+  window.decoded(5001, 1, 10);
+  assert.ok(window.isOpen);
+});
+
+test('BulkWindow grows to twice what the path holds, within its bounds', () => {
+  const path = (bytesPerMs: number, roundTripMs: number) => {
+    const window = new BulkWindow();
+    window.open(0);
+    for (let ms = 1; ms <= 200; ms++) {
+      window.sent(ms * bytesPerMs);
+      window.decoded(ms * bytesPerMs, roundTripMs, ms);
+    }
+    return window.sizeBytes;
+  };
+  assert.equal(path(1000, 1), MIN_BYTES);
+  const wanted = 2 * 100_000 * 5;
+  assert.ok(Math.abs(path(100_000, 5) - wanted) < 0.01 * wanted);
+  assert.equal(path(1_000_000, 100), MAX_BYTES);
+});
+
+test('BulkWindow takes the shortest round trip, and forgets it slowly', () => {
+  const window = new BulkWindow();
+  window.open(0);
+  for (let ms = 1; ms <= 100; ms++) window.decoded(ms * 100_000, 4, ms);
+  const before = window.sizeBytes;
+  window.decoded(101 * 100_000, 400, 101);
+  assert.ok(window.sizeBytes < before * 1.02);
+  for (let ms = 102; ms <= 202; ms++) window.decoded(ms * 100_000, 8, ms);
+  assert.ok(window.sizeBytes > before * 1.9);
+});
+
+test('BulkWindow ignores a position that is decoded already', () => {
+  const window = new BulkWindow();
+  window.open(1000);
+  window.decoded(900, 0.001, 5);
+  window.decoded(1000, 0.001, 6);
+  assert.equal(window.sizeBytes, MIN_BYTES);
+  window.sent(1000 + MIN_BYTES);
+  assert.ok(!window.isOpen);
+});

@@ -1,0 +1,46 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import {
+  checkParameter,
+  DEFAULT_PARAMETERS,
+  PARAMETERS,
+  type Parameter,
+  parameterNamed,
+} from './parameters.ts';
+
+test('DEFAULT_PARAMETERS are those of QEMU, and within their bounds', () => {
+  assert.deepEqual(DEFAULT_PARAMETERS, {
+    'max-bandwidth': 134_217_728,
+    'max-postcopy-bandwidth': 0,
+    'downtime-limit': 300,
+    'x-postcopy-start-time': 0,
+  });
+  for (const [name, value] of Object.entries(DEFAULT_PARAMETERS))
+    assert.equal(checkParameter(name as Parameter, value), value);
+});
+
+test('checkParameter() takes whole numbers within the bounds, and says what they are', () => {
+  assert.equal(checkParameter('downtime-limit', 2_000_000), 2_000_000);
+  for (const value of [2_000_001, -1, 0.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+    assert.throws(
+      () => checkParameter('downtime-limit', value),
+      new RangeError(
+        `Parameter "downtime-limit" must be a whole number of ms from 0 to 2000000, got ${value}`,
+      ),
+    );
+  }
+  for (const name of Object.keys(PARAMETERS) as Parameter[]) {
+    const { minimum, maximum } = PARAMETERS[name];
+    assert.equal(checkParameter(name, minimum), minimum);
+    assert.equal(checkParameter(name, maximum), maximum);
+    assert.throws(() => checkParameter(name, maximum + 1), RangeError);
+  }
+});
+
+test('parameterNamed() lists what there is', () => {
+  assert.equal(parameterNamed('max-bandwidth'), 'max-bandwidth');
+  assert.throws(
+    () => parameterNamed('toString'),
+    /No parameter is named "toString"; there are: max-bandwidth, max-postcopy-bandwidth/,
+  );
+});
