@@ -54,7 +54,7 @@ test('DirtyPages begins with every page dirty', () => {
   pages.start();
   assert.equal(pages.count, 42);
   assert.equal(pages.remainingBytes, 42 * 4096);
-  assert.ok(pages.isDirty(1, 1));
+  assert.equal(pages.nextDirty(1, 1), 1);
   assert.equal(dirty[0]?.count(), 40, 'in the bitmaps it was given');
 });
 

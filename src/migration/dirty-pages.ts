@@ -62,8 +62,9 @@ export class DirtyPages {
     return freshPages;
   }
 
-  isDirty(block: number, page: number): boolean {
-    return this.#dirty[block]?.isSet(page) ?? false;
+  /** @returns the first dirty page of a block at or after `from`, or -1 */
+  nextDirty(block: number, from: number): number {
+    return this.#dirty[block]?.nextSet(from) ?? -1;
   }
 
   /** The page's present content goes out now: it is clean until it is written again. */

@@ -89,8 +89,10 @@ export class RamWriter {
     while (!requests.isEmpty) {
       const request = requests.first();
       while (request.page < request.endPage && this.#hasRoom(writer, 0)) {
-        const page = request.page++;
-        if (!this.#pages.isDirty(request.block, page)) continue;
+        // What has been sent already is in the stream.
+        const page = this.#pages.nextDirty(request.block, request.page);
+        request.page = page < 0 ? request.endPage : Math.min(page + 1, request.endPage);
+        if (page < 0 || page >= request.endPage) continue;
         this.#writePage(writer, request.block, page);
         this.#statistics.demandedPages++;
         this.#statistics.requestLatency.record((nowMs - request.queuedAtMs) * 1000);

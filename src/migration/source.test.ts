@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { PingValue } from '../wire/commands.ts';
 import { encodePong, encodeReqPages, encodeReqPagesId, encodeShut } from '../wire/return-path.ts';
 import { MigrationError } from './migration-error.ts';
 import { SourceRig } from './source-rig.ts';
@@ -350,8 +351,10 @@ test('SourceMigration cannot take the guest back once the last byte that matters
     () => postcopy.engine.cancel(0),
     new MigrationError('Postcopy migration in progress, cannot cancel.'),
   );
+  postcopy.engine.receive(encodePong(PingValue.IN_PACKAGE), postcopy.nowMs);
   postcopy.engine.channelLost(undefined, postcopy.nowMs);
   assert.equal(postcopy.engine.status, 'postcopy-paused');
+  assert.ok(postcopy.engine.isGuestElsewhere);
   assert.match(postcopy.engine.error?.message ?? '', /8 pages of it are only here/);
   assert.ok(!postcopy.effects.includes('resume'));
 
@@ -425,11 +428,44 @@ test('SourceMigration: nothing after SHUT(0) counts', () => {
   assert.throws(() => rig.engine.cancel(rig.nowMs), /nothing to cancel/);
 });
 
-test('SourceMigration: SHUT(1) in postcopy pauses it, and the guest stays where it is', () => {
+test('SourceMigration: SHUT(1) pauses postcopy once the destination has answered the PING before RUN', () => {
   const rig = new SourceRig();
   rig.switchToPostcopy();
+  rig.engine.receive(encodePong(PingValue.IN_PACKAGE), rig.nowMs);
   rig.engine.receive(encodeShut(1), rig.nowMs);
   assert.equal(rig.engine.status, 'postcopy-paused');
+  assert.ok(rig.engine.isGuestElsewhere);
+  assert.ok(!rig.effects.includes('resume'));
+});
+
+test('SourceMigration takes the guest back when the destination refuses the package', () => {
+  const rig = new SourceRig();
+  rig.switchToPostcopy();
+  rig.engine.receive(encodePong(PingValue.PACKAGE_SENT), rig.nowMs);
+  rig.engine.receive(encodeShut(1), rig.nowMs);
+  assert.equal(rig.engine.status, 'failed');
+  assert.ok(!rig.engine.isGuestElsewhere);
+  assert.deepEqual(rig.effects.slice(-1), ['resume']);
+});
+
+test('SourceMigration takes the guest back when the destination closes in good order before RUN', () => {
+  const rig = new SourceRig();
+  rig.switchToPostcopy();
+  rig.engine.channelLost(undefined, rig.nowMs);
+  assert.equal(rig.engine.status, 'failed');
+  assert.deepEqual(rig.effects.slice(-1), ['resume']);
+});
+
+test('SourceMigration leaves the guest paused when the connection breaks before RUN is known of', () => {
+  const rig = new SourceRig();
+  rig.switchToPostcopy();
+  rig.engine.channelLost(new Error('reset'), rig.nowMs);
+  assert.equal(rig.engine.status, 'postcopy-paused');
+  assert.ok(!rig.engine.isGuestElsewhere, 'an operator may let it run on here');
+  assert.match(
+    rig.engine.error?.message ?? '',
+    /look there, and continue here with "cont" only if it does not/,
+  );
   assert.ok(!rig.effects.includes('resume'));
 });
 

@@ -20,7 +20,8 @@
  *   ending      nothing: all is sent, the destination's SHUT is awaited
  *   over
  *
- * Until the last byte of the package, or of the precopy stream, has left, the source can take its guest back.
+ * Until the last byte of the package, or of the precopy stream, has left, the source can take its guest back. It still can
+ * when the destination refuses or closes before it has answered the PING that stands right before RUN in the package.
  */
 import assert from 'node:assert/strict';
 import type { PageBitmap } from '../memory/page-bitmap.ts';
@@ -78,6 +79,8 @@ const BULK_CHUNK_BYTES = 64 * 1024;
 /** A precopy section is not begun for less than this. */
 const MIN_PRECOPY_CHUNK_BYTES = 16 * 1024;
 
+const LOOK_THERE = 'It may run the guest: look there, and continue here with "cont" only if it does not';
+
 type Phase =
   | 'idle'
   | 'precopy'
@@ -130,6 +133,8 @@ export class SourceMigration {
   #sentBytes = 0;
   /** When so many bytes have been sent, the guest is the destination's. */
   #handoverAt = Number.POSITIVE_INFINITY;
+  /** The destination has gone past the PING before RUN: it runs the guest, or is about to. */
+  #isPackageLoaded = false;
   #passStartedAtMs = 0;
   #returnPathBytes = 0;
 
@@ -166,6 +171,11 @@ export class SourceMigration {
   /** Nothing more will come of this migration, and the guest has been let go. */
   get isOver(): boolean {
     return this.#phase === 'over';
+  }
+
+  /** The destination has the guest and has run it: what is here is out of date. */
+  get isGuestElsewhere(): boolean {
+    return this.#isPackageLoaded || (this.#status === 'completed' && this.#isPostcopyWanted);
   }
 
   /** Everything is sent; a channel without a return path may be closed now, and `peerFinished` called. */
@@ -310,7 +320,11 @@ export class SourceMigration {
     }
   }
 
-  /** The connection broke, or the peer closed it. */
+  /**
+   * The connection broke, or the peer closed it.
+   *
+   * @param cause undefined if the peer closed in good order: then everything it said before has been received
+   */
   channelLost(cause: Error | undefined, nowMs: number): void {
     if (this.#phase === 'over') return;
     const why = cause === undefined ? 'the destination closed it' : cause.message;
@@ -319,27 +333,19 @@ export class SourceMigration {
         new MigrationError(`Connection lost before the guest was handed over: ${why}`, { cause }),
         nowMs,
       );
-    } else if (this.#status === 'postcopy-active') {
-      const missing = this.#pages.count;
-      this.#end(
-        'postcopy-paused',
-        nowMs,
-        new MigrationError(
-          `Connection lost in postcopy: ${why}. The guest is at the destination; ${missing} pages of it are only here. ` +
-            'Keep this process: its memory is the only copy of them',
-          { cause },
-        ),
-      );
+    } else if (this.#status !== 'postcopy-active') {
+      const what = 'Connection lost after everything was sent, before the destination said how it went';
+      this.#end('failed', nowMs, new MigrationError(`${what}: ${why}. ${LOOK_THERE}`, { cause }));
+    } else if (this.#isPackageLoaded) {
+      const what = `The guest is at the destination; ${this.#pages.count} pages of it are only here`;
+      const advice = 'Keep this process: its memory is the only copy of them';
+      const text = `Connection lost in postcopy: ${why}. ${what}. ${advice}`;
+      this.#end('postcopy-paused', nowMs, new MigrationError(text, { cause }));
+    } else if (cause === undefined) {
+      this.#fail(new MigrationError('The destination closed the connection before it ran the guest'), nowMs);
     } else {
-      this.#end(
-        'failed',
-        nowMs,
-        new MigrationError(
-          `Connection lost after everything was sent, before the destination said how it went: ${why}. ` +
-            'It may run the guest: look there, and continue here with "cont" only if it does not',
-          { cause },
-        ),
-      );
+      const text = `Connection lost while the guest was handed over: ${why}. ${LOOK_THERE}`;
+      this.#end('postcopy-paused', nowMs, new MigrationError(text, { cause }));
     }
   }
 
@@ -366,6 +372,7 @@ export class SourceMigration {
    */
   fill(target: Uint8Array, nowMs: number): number {
     assert(target.length >= MIN_FILL_BYTES);
+    if (this.isOver) return 0;
     const writer = new ByteWriter(target);
     this.#control.writeTo(writer);
     if (this.#control.pendingBytes === 0) {
@@ -554,7 +561,8 @@ export class SourceMigration {
         const pong = this.#pings.answered(message.value, nowMs);
         if (pong === undefined) return;
         this.#statistics.pingRoundTrip.record(pong.roundTripMs * 1000);
-        this.#window.decoded(pong.position, pong.roundTripMs, nowMs);
+        if (message.value === PingValue.IN_PACKAGE) this.#isPackageLoaded = true;
+        if (this.#phase === 'postcopy') this.#window.decoded(pong.position, pong.roundTripMs, nowMs);
         if (trace.isEnabled('source_return_path_thread_pong')) {
           trace.emit('source_return_path_thread_pong', {
             value: message.value,
@@ -608,18 +616,20 @@ export class SourceMigration {
   }
 
   #handleShut(status: number, nowMs: number): void {
-    if (status !== 0) {
-      if (this.#status === 'postcopy-active') {
-        this.channelLost(new MigrationError(`the destination reports failure (status ${status})`), nowMs);
-      } else {
-        const why = `The destination refused the migration (status ${status}); its own message says why`;
-        this.#fail(new MigrationError(why), nowMs);
+    if (status === 0) {
+      if (this.#isEverythingSent) {
+        this.#end('completed', nowMs);
+        return;
       }
-    } else if (this.#isEverythingSent) {
-      this.#end('completed', nowMs);
-    } else {
       const what = `The destination says that it is done in state "${this.#status}", before it can be`;
       throw new StreamError('BAD_MESSAGE', what, this.#returnPathBytes, 'return path');
+    }
+    if (this.#isPackageLoaded) {
+      this.channelLost(new MigrationError(`the destination reports failure (status ${status})`), nowMs);
+    } else {
+      // Its answer to the PING before RUN would have come first: it never ran the guest.
+      const why = `The destination refused the migration (status ${status}); its own message says why`;
+      this.#fail(new MigrationError(why), nowMs);
     }
   }
 

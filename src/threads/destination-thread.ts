@@ -60,7 +60,8 @@ const engine = new DestinationMigration({
       notify({ kind: 'arrived', isRunning: false });
       engine.guestResumed(undefined, monotonicMs());
     },
-    statusChanged: (status, error) => notify({ kind: 'status', status, error: error?.message }),
+    statusChanged: (status, error) =>
+      notify({ kind: 'status', status, error: error?.message, isGuestElsewhere: false }),
   },
   clock: monotonicMs,
   trace,

@@ -75,7 +75,13 @@ export type MigrationOrder =
 
 /** From a migration thread to the main thread. */
 export type MigrationNotice =
-  | { readonly kind: 'status'; readonly status: MigrationStatus; readonly error: string | undefined }
+  /** `isGuestElsewhere`: the destination has run the guest, so that what is here is out of date. */
+  | {
+      readonly kind: 'status';
+      readonly status: MigrationStatus;
+      readonly error: string | undefined;
+      readonly isGuestElsewhere: boolean;
+    }
   | { readonly kind: 'pass'; readonly pass: number }
   /** Source: the guest stands still on behalf of the migration, or runs on here. */
   | { readonly kind: 'guest'; readonly isRunning: boolean }

@@ -54,7 +54,10 @@ const engine = new SourceMigration({
     pauseGuest: () => machine.post('pause'),
     saveDevices: () => machine.post('save-devices'),
     resumeGuest: () => machine.post('resume'),
-    statusChanged: (status, error) => notify({ kind: 'status', status, error: error?.message }),
+    statusChanged: (status, error) => {
+      const { isGuestElsewhere } = engine;
+      notify({ kind: 'status', status, error: error?.message, isGuestElsewhere });
+    },
     passBegins: (pass) => notify({ kind: 'pass', pass }),
   },
   trace,
@@ -72,6 +75,7 @@ data.machine.close();
 function step(): void {
   takeOrders(data.orders, obey);
   for (let reply = machine.collect(); reply !== undefined; reply = machine.collect()) takeReply(reply);
+  if (isClosing) return;
   const isBlocked = isFdOpen && !engine.isOver && !write();
   if (isFdOpen && engine.isFlushed && !data.hasReturnPath) flush();
   wait(isBlocked);

@@ -62,7 +62,8 @@ export class MigrationThread {
   #nextId = 1;
   #info: MigrationInfo | undefined;
   #isOver = false;
-  #wasPostcopy = false;
+  #status: MigrationStatus = 'none';
+  #isGuestElsewhere = false;
 
   static startSource(host: MigrationHost, channel: Channel, settings: SourceSettings): MigrationThread {
     return new MigrationThread(host, channel, { side: 'source', ...settings });
@@ -157,9 +158,9 @@ export class MigrationThread {
     this.#orders.on('message', (notice: MigrationNotice) => this.#heed(notice));
   }
 
-  /** The guest was handed over before all its memory was: what is here is out of date. */
-  get wasPostcopy(): boolean {
-    return this.#wasPostcopy;
+  /** The guest has run at the destination since it left here: what is here is out of date. */
+  get isGuestElsewhere(): boolean {
+    return this.#isGuestElsewhere;
   }
 
   order(order: MigrationOrder): void {
@@ -179,7 +180,10 @@ export class MigrationThread {
     return answer?.kind === 'info' ? answer.info : this.#info;
   }
 
-  /** Ends the threads, whatever the state of the migration. The guest must be gone, or have all its memory. */
+  /**
+   * Ends the threads, whatever the state of the migration. Of a guest that lacks pages nothing must be believed after it:
+   * it goes on with zeros.
+   */
   async close(): Promise<void> {
     this.order({ kind: 'close' });
     await this.#exited;
@@ -198,7 +202,8 @@ export class MigrationThread {
   #heed(notice: MigrationNotice): void {
     switch (notice.kind) {
       case 'status':
-        if (notice.status === 'postcopy-active') this.#wasPostcopy = true;
+        this.#status = notice.status;
+        this.#isGuestElsewhere = notice.isGuestElsewhere;
         this.#host.onStatus(notice.status, notice.error);
         return;
       case 'pass':
@@ -241,7 +246,10 @@ export class MigrationThread {
     this.#workers.push(worker);
     worker.on('error', (error) => {
       this.#host.onMessage(`A migration thread died: ${error.message}`);
-      if (!this.#isOver) this.#host.onStatus(this.#wasPostcopy ? 'postcopy-paused' : 'failed', error.message);
+      if (this.#isOver) return;
+      // Nobody can tell any more whether the destination has run the guest.
+      if (this.#status === 'postcopy-active') this.#isGuestElsewhere = true;
+      this.#host.onStatus(this.#isGuestElsewhere ? 'postcopy-paused' : 'failed', error.message);
     });
   }
 

@@ -75,6 +75,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #connecting: AbortController | undefined;
   #listener: Listener | undefined;
   #hasIncoming = false;
+  readonly #memoryDumps = new Set<Worker>();
   #isClosed = false;
 
   /** @throws {VmError} if the machine cannot be made or the address not be listened at */
@@ -155,7 +156,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       case 'finish-migrate':
         throw new VmError('The guest stands still for the migration: wait for its end, or cancel it');
       case 'postmigrate':
-        if (this.#migration?.wasPostcopy) {
+        if (this.#migration?.isGuestElsewhere) {
           throw new VmError('The guest runs at the destination, and this copy of it is out of date');
         }
         break;
@@ -166,6 +167,9 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       case 'prelaunch':
         break;
     }
+    // It was not known whether the destination had the guest: whoever says "cont" has looked.
+    if (this.#status === 'postcopy-paused' && this.#migration?.side === 'source')
+      this.#setStatus('failed', undefined);
     await this.#machine.resume();
     this.#setRunState('running');
   }
@@ -320,10 +324,12 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       );
     }
     const thread = startMemoryDumpThread({ address: ram.hostAddress + BigInt(offset), lengthBytes, path });
+    this.#memoryDumps.add(thread);
     const { error } = await new Promise<MemoryDumpResult>((resolve, reject) => {
       thread.once('message', resolve);
       thread.once('error', reject);
-    });
+      thread.once('exit', () => reject(new VmError('The virtual machine is closed')));
+    }).finally(() => this.#memoryDumps.delete(thread));
     await thread.terminate();
     if (error !== undefined) throw new VmError(`Memory could not be saved to "${path}": ${error}`);
   }
@@ -333,11 +339,14 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#isClosed = true;
     this.#connecting?.abort();
     this.#listener?.close();
-    // The guest first: while its memory is being given up, it must not run.
+    // Nobody waits for the pause: the guest may stand at a page that never comes, until the migration gives up its memory.
+    // Whoever uses that memory from another thread ends first, for it goes with the machine's thread.
+    void this.#machine.pause().catch(() => {});
     this.#machine.abandon(new VmError('The virtual machine is closed'));
-    const isGone = this.#machineThread.terminate();
+    const areDumpsGone = Promise.all([...this.#memoryDumps].map((thread) => thread.terminate()));
     await this.#migration?.close();
-    await isGone;
+    await areDumpsGone;
+    await this.#machineThread.terminate();
     this.#setRunState('shutdown');
   }
 
@@ -403,7 +412,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #migrationThreadsEnded(): void {
     if (this.#runState !== 'finish-migrate') return;
     this.#setRunState(
-      this.#status === 'completed' || this.#migration?.wasPostcopy ? 'postmigrate' : 'paused',
+      this.#status === 'completed' || this.#migration?.isGuestElsewhere ? 'postmigrate' : 'paused',
     );
   }
 
@@ -415,7 +424,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     if (status === this.#status) return;
     this.#status = status;
     this.#error = error;
-    const isGone = status === 'completed' || status === 'postcopy-paused';
+    const isGone =
+      status === 'completed' || (status === 'postcopy-paused' && this.#migration?.isGuestElsewhere);
     if (isGone && this.#runState === 'finish-migrate') this.#setRunState('postmigrate');
     this.emit('migration', status);
     if (error !== undefined) this.emit('message', error);
@@ -428,6 +438,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   #heed(notice: MachineNotice): void {
+    // While it is being closed the guest may run a little on memory that is incomplete: nobody must see that.
+    if (this.#isClosed) return;
     if (notice.kind === 'serial') this.emit('serial', notice.bytes);
     else if (notice.kind === 'guest') this.emit('message', notice.message);
   }
