@@ -6,7 +6,7 @@
  *                   or, with WP_ASYNC, the kernel lifts it by itself and remembers (source, Linux 6.7)
  *
  * A descriptor belongs to the process: one thread opens it, others `attach` to its number. Each object has argument
- * memory of its own, so an object must stay in one thread; no call here allocates on the JavaScript heap.
+ * memory of its own, so an object must stay in one thread.
  *
  * See the kernel's Documentation/admin-guide/mm/userfaultfd.rst and linux/userfaultfd.h.
  */

@@ -2,7 +2,7 @@
  * Page requests at the destination: turns faults of the guest into messages to the source.
  *
  * Runs where faults are read, on a thread of its own, beside the engine that places pages: both share which pages were
- * received and when each was asked for. Each page is asked for once. No allocation per fault.
+ * received and when each was asked for. Each page is asked for once.
  */
 import type { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';

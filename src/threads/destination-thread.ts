@@ -77,6 +77,8 @@ memory.close();
 notify({ kind: 'ended', info: engine.info(monotonicMs()) });
 data.orders.close();
 data.machine.close();
+polls.close();
+buffer.unmap();
 
 function step(): void {
   takeOrders(data.orders, obey);

@@ -71,6 +71,9 @@ closeChannel();
 notify({ kind: 'ended', info: engine.info(monotonicMs()) });
 data.orders.close();
 data.machine.close();
+polls.close();
+staging.unmap();
+incoming.unmap();
 
 function step(): void {
   takeOrders(data.orders, obey);

@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { atEnd } from '../support/cleanup.ts';
 import { checkMemory, saveMemory } from '../support/guest-memory.ts';
 import { startSource } from '../support/pair.ts';
 import { skipUnless } from '../support/requirements.ts';
@@ -16,7 +17,7 @@ function mountSmall(t: TestContext, path: string): string | undefined {
   mkdirSync(path);
   const { status, stderr, error } = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', path]);
   if (status !== 0) return `a tmpfs cannot be mounted: ${error?.message ?? stderr}`;
-  t.after(() => spawnSync('umount', ['-l', path]));
+  atEnd(t, () => spawnSync('umount', ['-l', path]));
   return undefined;
 }
 

@@ -16,15 +16,15 @@ suite('human monitor', { timeout: 120_000 }, () => {
       HmpClient.connect(sourceProgram),
       HmpClient.connect(destinationProgram),
     ]);
-    const waiting = await until('the address', async () =>
-      /socket address: (\S+)/.exec(await destination.run('info migrate')),
-    );
+    const address = await until('the address', async () => {
+      return /socket address: \[?\s*(\S+)/.exec(await destination.run('info migrate'))?.[1];
+    });
     assert.match(await destination.run('info status'), /paused \(inmigrate\)/);
 
     assert.match(await source.run('migrate tcp:127.0.0.1:1'), /connection refused/);
     assert.equal(await source.run('info status'), 'VM status: running');
     assert.equal(await source.run('migrate_set_parameter max-bandwidth 2'), '');
-    assert.equal(await source.run(`migrate -d ${waiting[1]}`), '');
+    assert.equal(await source.run(`migrate -d ${address}`), '');
     await until('precopy', async () => /status: active/.test(await source.run('info migrate')));
     assert.equal(await source.run('migrate_start_postcopy'), '');
     await until('the end', async () => /status: completed/.test(await source.run('info migrate')));

@@ -39,12 +39,13 @@ suite('precopy', { timeout: 120_000 }, () => {
     await untilCompleted(pair);
     const names = pair.source.qmp.eventNames;
     assert.deepEqual(names.slice(0, 3), ['setup', 'PASS 1', 'active']);
-    assert.deepEqual(names.slice(-4), [
-      'STOP',
-      `PASS ${names.filter((name) => name.startsWith('PASS')).length}`,
-      'device',
-      'completed',
-    ]);
+    assert.match(names.slice(-4).join(', '), /^STOP, PASS \d+, device, completed$/);
+    const passes = names.filter((name) => name.startsWith('PASS')).map((name) => Number(name.slice(5)));
+    assert.deepEqual(
+      passes,
+      [...new Set(passes)].sort((a, b) => a - b),
+      'passes are counted upwards',
+    );
   });
 
   test('a paused guest stays paused at the destination, its memory equal to the last byte', async (t) => {

@@ -10,7 +10,7 @@ import { POSTCOPY, proveMove, SLOW, startPair, startSource, untilCompleted } fro
 import { skipUnless } from '../support/requirements.ts';
 import { tempFolder } from '../support/temp-folder.ts';
 import { until } from '../support/until.ts';
-import { VmProcess } from '../support/vm-process.ts';
+import { runProgram, VmProcess } from '../support/vm-process.ts';
 
 const hasIpv6 = Object.values(networkInterfaces()).some((addresses) =>
   addresses?.some(({ address }) => address === '::1'),
@@ -68,18 +68,20 @@ suite('transports', { timeout: 120_000 }, () => {
       await restored.untilTicks(1);
       restored.kill('SIGKILL');
     }
-    const command = `exec:head -c 9000000 '${path}'`;
+    const command = `exec:head -c 4000000 '${path}'`;
     const cut = await VmProcess.start(t, folder, 'cut', ['--memory', '32M', '--incoming', 'defer']);
     await cut.qmp.execute('migrate-incoming', { uri: command });
     assert.deepEqual(await cut.untilExit(), { code: 1, signal: null });
-    assert.match(cut.stderr, /ended|cut|end/i);
+    assert.match(cut.stderr, /the stream ended|ends/i);
   });
 
   test('a unix path is free again when its process was killed', async (t) => {
     const folder = tempFolder(t);
     const args = ['--memory', '32M', '--incoming', `unix:${join(folder, 'migration')}`];
     const killed = await VmProcess.start(t, folder, 'killed', args);
-    await assert.rejects(VmProcess.start(t, folder, 'rival', args), /address already in use/);
+    const rival = await runProgram(t, ['run', '--serial', 'null', ...args]);
+    assert.equal(rival.code, 1);
+    assert.match(rival.stderr, /address already in use \(is another destination listening there\?\)/);
     killed.kill('SIGKILL');
     await killed.untilExit();
     const next = await VmProcess.start(t, folder, 'next', args);

@@ -39,7 +39,6 @@ export class QmpClient {
 
   private constructor(socket: Socket) {
     this.#socket = socket;
-    socket.on('error', () => {});
     socket.once('close', () => {
       this.#isOpen = false;
       for (const { reject } of this.#waiting) reject(new Error('The QMP connection was closed'));
@@ -93,6 +92,7 @@ export class QmpClient {
 
 async function tryConnect(path: string): Promise<Socket | undefined> {
   const socket = connect(path);
+  socket.on('error', () => {});
   try {
     await once(socket, 'connect');
     return socket;

@@ -4,11 +4,12 @@
  * POSTCOPY_BIN names another program to test, an installed package for example.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { MigrationInfo } from '../../src/migration/migration-info.ts';
+import { atEnd } from './cleanup.ts';
 import { QmpClient } from './qmp-client.ts';
 import { parseTicks, type Tick } from './ticks.ts';
 import { inTime, until } from './until.ts';
@@ -30,7 +31,7 @@ export function spawnProgram(
   const exit = new Promise<Exit>((resolve) => {
     child.once('close', (code, signal) => resolve({ code, signal }));
   });
-  t.after(async () => {
+  atEnd(t, async () => {
     child.kill('SIGKILL');
     await exit;
   });
@@ -86,7 +87,7 @@ export class VmProcess {
     this.#child.stdout?.resume();
     this.#child.stderr?.on('data', (bytes) => (this.stderr += bytes));
     void this.#child.exit.then((exit) => (this.#exit = exit));
-    t.after(() => this.#qmp?.close());
+    atEnd(t, () => this.#qmp?.close());
   }
 
   /** One more QMP connection. The caller closes it, or the end of the process does. */
@@ -107,7 +108,7 @@ export class VmProcess {
 
   /** What the guest wrote to its serial console here. */
   get console(): string {
-    return readFileSync(this.#serialPath, 'utf8');
+    return existsSync(this.#serialPath) ? readFileSync(this.#serialPath, 'utf8') : '';
   }
 
   get ticks(): Tick[] {
@@ -187,10 +188,12 @@ export class VmProcess {
     this.#child.kill(signal);
   }
 
-  /** The most memory the process has had resident, in bytes. */
-  get peakResidentBytes(): number {
-    const line = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${this.pid}/status`, 'utf8'));
-    return Number(line?.[1]) * 1024;
+  /** Memory the process has resident now, and the most it ever had, in bytes. */
+  get residentBytes(): { now: number; peak: number } {
+    const status = readFileSync(`/proc/${this.pid}/status`, 'utf8');
+    const bytesOf = (name: string) =>
+      Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1]) * 1024;
+    return { now: bytesOf('VmRSS'), peak: bytesOf('VmHWM') };
   }
 
   /** The processor time the process has used, in clock ticks of the kernel (100 a second). */
