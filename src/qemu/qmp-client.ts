@@ -7,14 +7,16 @@ import { EventEmitter } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 
-/** What a monitor answered to a command that it refused. */
+/** A monitor refused a command; the message is its own. */
 export class QmpCommandError extends Error {
   override readonly name = 'QmpCommandError';
+  readonly command: string;
   /** `GenericError`, `CommandNotFound`, … */
   readonly errorClass: string;
 
   constructor(command: string, errorClass: string, description: string) {
-    super(`${command}: ${description}`);
+    super(description);
+    this.command = command;
     this.errorClass = errorClass;
   }
 }
@@ -42,15 +44,17 @@ export class QmpClient extends EventEmitter<{ event: [event: QmpEvent]; close: [
   /**
    * Connects to a monitor's unix socket and gets through the greeting.
    *
+   * @param onEvent gets every event, from the first on
    * @throws Node's connection error, or an Error if the peer closes before it has greeted
    */
-  static async connect(path: string): Promise<QmpClient> {
+  static async connect(path: string, onEvent: (event: QmpEvent) => void = () => {}): Promise<QmpClient> {
     const socket = connect(path);
     await new Promise<void>((resolve, reject) => {
       socket.once('connect', resolve);
       socket.once('error', reject);
     });
     const client = new QmpClient(socket);
+    client.on('event', onEvent);
     await client.execute('qmp_capabilities');
     return client;
   }

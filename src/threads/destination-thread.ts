@@ -36,6 +36,8 @@ const faultThread = new FaultThreadControl(data.faultThread);
 const memory = new MappedDestinationMemory(data.blocks, buffer.bytes, faultThread);
 
 let isClosing = false;
+/** A message for the source could not be sent; its stream may still come. */
+let isReturnPathLost = false;
 /** The source has closed its end. */
 let isAtEnd = false;
 
@@ -50,7 +52,9 @@ const engine = new DestinationMigration({
   deviceSection: data.deviceSection,
   hasReturnPath: data.hasReturnPath,
   effects: {
-    sendReturnPath: (message) => returnPath.send(message),
+    sendReturnPath: (message) => {
+      if (!returnPath.send(message)) isReturnPathLost = true;
+    },
     loadDevices: (state) => machine.postState(state),
     resumeGuest: (shouldRun) => {
       if (shouldRun && !data.staysPaused) {
@@ -86,6 +90,10 @@ function step(): void {
   if (isClosing || (engine.isOver && !machine.hasUnanswered)) return;
   if (engine.isOver) {
     sleepUntilWoken();
+    return;
+  }
+  if (isReturnPathLost) {
+    engine.channelLost(new Error('the source does not take answers any more'), monotonicMs());
     return;
   }
   const free = engine.free();

@@ -8,8 +8,13 @@ import { mapAnonymous } from '../linux/memory.ts';
 import { PollEvent, PollSet } from '../linux/poll.ts';
 import { SharedLock } from './shared-lock.ts';
 
-const OPEN = 0;
+const ETIMEDOUT = 110;
+
+/** Of the second shared word; 0 is open. */
 const CLOSED = 1;
+
+/** A source that takes nothing for so long does not read any more. */
+const STALLED_MS = 30_000;
 
 /** What the writers of one return path share. */
 export interface SharedReturnPath {
@@ -37,7 +42,7 @@ export class ReturnPathWriter {
 
   /**
    * @param message at most 4096 bytes
-   * @returns false if the path is closed or broken: whoever reads the stream will learn why
+   * @returns false if the path is closed, broken, or has taken nothing for 30 s; it is closed then
    */
   send(message: Uint8Array): boolean {
     return this.#lock.hold(() => {
@@ -59,10 +64,6 @@ export class ReturnPathWriter {
     this.#lock.hold(() => Atomics.store(this.#state, 0, CLOSED));
   }
 
-  get isOpen(): boolean {
-    return Atomics.load(this.#state, 0) === OPEN;
-  }
-
   #write(lengthBytes: number): void {
     const address = Number(this.#buffer.address);
     let at = 0;
@@ -73,7 +74,7 @@ export class ReturnPathWriter {
         continue;
       }
       this.#polls.set(0, this.#fd, PollEvent.OUT);
-      this.#polls.wait(-1);
+      if (this.#polls.wait(STALLED_MS) === 0) throw new SyscallError('write', ETIMEDOUT, String(this.#fd));
     }
   }
 }

@@ -1,67 +1,44 @@
 /**
- * A QMP client for tests: commands as promises, events kept in the order in which they came.
+ * A QMP client for tests: it waits until the server is there, keeps all events, and has a deadline for every answer.
  */
-import { once } from 'node:events';
-import { connect, type Socket } from 'node:net';
-import { createInterface } from 'node:readline';
+import { QmpClient as Client, type QmpEvent } from '../../src/qemu/qmp-client.ts';
 import { inTime, until } from './until.ts';
 
-export interface QmpMessage {
-  readonly event: string;
-  readonly data?: Readonly<Record<string, unknown>>;
-}
-
-/** What the server answered instead of a result. */
-export class QmpFailure extends Error {
-  override readonly name = 'QmpFailure';
-}
-
-type Reply = { readonly return: unknown } | { readonly error: { readonly desc: string } };
-
 export class QmpClient {
-  /** All events so far. */
-  readonly events: QmpMessage[] = [];
-  readonly #socket: Socket;
-  readonly #waiting: { resolve(value: unknown): void; reject(error: Error): void }[] = [];
-  #isOpen = true;
+  /** All events so far, in the order in which they came. */
+  readonly events: QmpEvent[];
+  readonly #client: Client;
 
   /** Connects as soon as the server is there, and negotiates. @param whyNot says why it cannot be there any more */
-  static async connect(path: string, whyNot: () => string | undefined): Promise<QmpClient> {
-    const socket = await until(`the QMP socket ${path}`, () => {
+  static connect(path: string, whyNot: () => string | undefined): Promise<QmpClient> {
+    return until(`the QMP socket ${path}`, async () => {
       const why = whyNot();
       if (why !== undefined) throw new Error(`There is no QMP socket ${path}: ${why}`);
-      return tryConnect(path);
+      const events: QmpEvent[] = [];
+      try {
+        return new QmpClient(await Client.connect(path, (event) => events.push(event)), events);
+      } catch {
+        return undefined;
+      }
     });
-    const client = new QmpClient(socket);
-    await client.execute('qmp_capabilities');
-    return client;
   }
 
-  private constructor(socket: Socket) {
-    this.#socket = socket;
-    socket.once('close', () => {
-      this.#isOpen = false;
-      for (const { reject } of this.#waiting) reject(new Error('The QMP connection was closed'));
-    });
-    createInterface({ input: socket }).on('line', (line) => this.#heed(JSON.parse(line)));
+  private constructor(client: Client, events: QmpEvent[]) {
+    this.#client = client;
+    this.events = events;
   }
 
   /**
    * @returns what the server returned
-   * @throws {QmpFailure} with the server's text
+   * @throws {QmpCommandError} with the server's text
    */
-  execute<Value = unknown>(command: string, input: object = {}): Promise<Value> {
-    const answer = new Promise<unknown>((resolve, reject) => {
-      if (!this.#isOpen) reject(new Error(`"${command}" was asked for on a closed QMP connection`));
-      this.#waiting.push({ resolve, reject });
-    });
-    this.#socket.write(JSON.stringify({ execute: command, arguments: input }));
-    return inTime(`the answer to "${command}"`, answer) as Promise<Value>;
+  execute<Value = unknown>(command: string, input: Readonly<Record<string, unknown>> = {}): Promise<Value> {
+    return inTime(`the answer to "${command}"`, this.#client.execute<Value>(command, input));
   }
 
   /** Sends a command whose answer may never come. */
-  post(command: string, input: object = {}): void {
-    this.execute(command, input).catch(() => {});
+  post(command: string, input: Readonly<Record<string, unknown>> = {}): void {
+    this.#client.execute(command, input).catch(() => {});
   }
 
   /** The statuses of all MIGRATION events so far. */
@@ -80,24 +57,6 @@ export class QmpClient {
   }
 
   close(): void {
-    this.#socket.destroy();
-  }
-
-  #heed(message: QmpMessage | Reply | { readonly QMP: object }): void {
-    if ('event' in message) this.events.push(message);
-    else if ('return' in message) this.#waiting.shift()?.resolve(message.return);
-    else if ('error' in message) this.#waiting.shift()?.reject(new QmpFailure(message.error.desc));
-  }
-}
-
-async function tryConnect(path: string): Promise<Socket | undefined> {
-  const socket = connect(path);
-  socket.on('error', () => {});
-  try {
-    await once(socket, 'connect');
-    return socket;
-  } catch {
-    socket.destroy();
-    return undefined;
+    this.#client.close();
   }
 }
