@@ -1,0 +1,19 @@
+/**
+ * All benchmarks, in the order in which they run.
+ */
+import type { Benchmark } from './bench.ts';
+import { cleanPass } from './clean-pass.ts';
+import { dirtyTracking } from './dirty-tracking.ts';
+import { downtime } from './downtime.ts';
+import { faultLatency } from './fault-latency.ts';
+import { memory } from './memory.ts';
+import { precopyThroughput } from './precopy-throughput.ts';
+
+export const BENCHMARKS: readonly Benchmark[] = [
+  faultLatency,
+  downtime,
+  precopyThroughput,
+  cleanPass,
+  memory,
+  dirtyTracking,
+];

@@ -1,0 +1,36 @@
+/**
+ * How fast non-zero pages go from guest memory to guest memory, against a bare copy of as many bytes between the memories
+ * of two processes over the same loopback.
+ */
+
+import { bareCopyMs } from './bare-socket.ts';
+import { type Benchmark, type Figures, MIB, rounded } from './bench.ts';
+import { withTwoVms } from './two-vms.ts';
+
+export const precopyThroughput: Benchmark = {
+  name: 'precopy-throughput',
+  about: 'precopy of full memory without a limit, guest paused and reading, against a bare copy',
+  async run(scale) {
+    const memoryMib = scale === 'tiny' ? 16 : 256;
+    const paused = await precopy(memoryMib, true);
+    const reading = await precopy(memoryMib, false);
+    const elapsedMs = await bareCopyMs(memoryMib * MIB);
+    return {
+      paused,
+      reading,
+      bare: { elapsedMs: rounded(elapsedMs), bytesPerSecond: rounded((memoryMib * MIB * 1000) / elapsedMs) },
+    };
+  },
+};
+
+function precopy(memoryMib: number, isPaused: boolean): Promise<Figures> {
+  const guest = { memoryMib, guest: 'reader', commandLine: `range=${memoryMib - 4}M` } as const;
+  return withTwoVms(guest, async ({ source, migrate }) => {
+    await source.configure(false, { 'max-bandwidth': 0 });
+    if (isPaused) await source.stop();
+    const infos = await migrate();
+    const nonZeroBytes = infos.source.ram?.['normal-bytes'] ?? 0;
+    const totalMs = infos.source['total-time'] ?? Number.NaN;
+    return { nonZeroBytes, totalMs, bytesPerSecond: rounded((nonZeroBytes * 1000) / totalMs) };
+  });
+}

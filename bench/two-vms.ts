@@ -1,0 +1,38 @@
+/**
+ * A guest, and a machine in another process that it moves to over loopback TCP.
+ */
+import type { MigrationInfo } from '../src/migration/migration-info.ts';
+import { MIB } from './bench.ts';
+import { type GuestSettings, RemoteVm } from './remote-vm.ts';
+
+export interface TwoVms {
+  readonly source: RemoteVm;
+  readonly destination: RemoteVm;
+  /** Moves the guest. @returns what both sides say when it is done */
+  migrate(): Promise<{ readonly source: MigrationInfo; readonly destination: MigrationInfo }>;
+}
+
+/** Runs `body` with both machines there, and ends them after it. */
+export async function withTwoVms<Result>(
+  guest: GuestSettings,
+  body: (vms: TwoVms) => Promise<Result>,
+): Promise<Result> {
+  const machines: RemoteVm[] = [];
+  const add = async (starting: Promise<RemoteVm>) => {
+    const vm = await starting;
+    machines.push(vm);
+    return vm;
+  };
+  try {
+    const memoryBytes = guest.memoryMib * MIB;
+    const destination = await add(RemoteVm.create({ memoryBytes, incoming: 'tcp:127.0.0.1:0' }));
+    const source = await add(RemoteVm.runGuest(guest));
+    const migrate = async () => {
+      await source.migrate(await destination.address());
+      return { source: await source.completed(), destination: await destination.completed() };
+    };
+    return await body({ source, destination, migrate });
+  } finally {
+    await Promise.all(machines.map((vm) => vm.close()));
+  }
+}
