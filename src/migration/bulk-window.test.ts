@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BulkWindow } from './bulk-window.ts';
 
-const MIN_BYTES = 128 * 1024;
+const MIN_BYTES = 64 * 1024;
 const MAX_BYTES = 4 * 1024 * 1024;
 
 test('BulkWindow is open until its least size is under way', () => {

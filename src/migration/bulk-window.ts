@@ -6,7 +6,7 @@
  * its shortest round trip): enough never to run dry, and no more.
  */
 
-const MIN_WINDOW_BYTES = 128 * 1024;
+const MIN_WINDOW_BYTES = 64 * 1024;
 const MAX_WINDOW_BYTES = 4 * 1024 * 1024;
 /** Weight of the newest sample in the rate's moving average. */
 const RATE_GAIN = 0.1;

@@ -114,10 +114,11 @@ test('DestinationMigration leaves a guest paused that was paused at the source',
   assert.equal(rig.effects.at(-1), 'stay paused');
 });
 
-test('DestinationMigration listens without any discard', () => {
+test('DestinationMigration drops pages that neither came nor were discarded before it listens', () => {
   const rig = new DestinationRig();
   rig.receive(advised, wholePackage);
-  assert.deepEqual(rig.effects, ['drop all', 'prepare discards', 'listen', 'load ab']);
+  const dropped = ['discard 4 of pc.ram 0', 'discard 2 of vga.vram 0'];
+  assert.deepEqual(rig.effects, ['drop all', 'prepare discards', ...dropped, 'listen', 'load ab']);
 });
 
 test('DestinationMigration tells pages that were asked for from pushed ones', () => {

@@ -12,7 +12,7 @@
  * `postcopy-paused`: the guest runs on until it needs a page that has not come.
  */
 import assert from 'node:assert/strict';
-import type { PageBitmap } from '../memory/page-bitmap.ts';
+import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { Trace } from '../telemetry/trace-events.ts';
 import type { Command } from '../wire/commands.ts';
@@ -71,6 +71,8 @@ export class DestinationMigration {
   readonly #decoder: StreamDecoder;
   readonly #statistics: DestinationStatistics;
   readonly #pageCount: number;
+  /** Pages that the source said to discard. */
+  readonly #discarded: readonly PageBitmap[];
 
   #status: MigrationStatus = 'none';
   #error: Error | undefined;
@@ -90,6 +92,7 @@ export class DestinationMigration {
   constructor(options: DestinationOptions) {
     this.#options = options;
     this.#pageCount = options.receivedBitmaps.reduce((sum, { pageCount }) => sum + pageCount, 0);
+    this.#discarded = options.receivedBitmaps.map(({ pageCount }) => new PageBitmap(pageCount));
     this.#statistics = new DestinationStatistics(this.#pageCount * TARGET_PAGE_BYTES);
     this.#decoder = new StreamDecoder({
       buffer: options.buffer,
@@ -384,7 +387,9 @@ export class DestinationMigration {
       trace.emit('postcopy_ram_discard_range', { idstr, start, lengthBytes });
     }
     memory.discard(block, start, lengthBytes);
-    receivedBitmaps[block]?.clearRange(start / TARGET_PAGE_BYTES, lengthBytes / TARGET_PAGE_BYTES);
+    const [firstPage, pageCount] = [start / TARGET_PAGE_BYTES, lengthBytes / TARGET_PAGE_BYTES];
+    receivedBitmaps[block]?.clearRange(firstPage, pageCount);
+    this.#discarded[block]?.setRange(firstPage, pageCount);
   }
 
   #beginPackage(bytes: Uint8Array): void {
@@ -406,8 +411,21 @@ export class DestinationMigration {
   #listen(): void {
     if (this.#incoming === 'advise') this.#options.memory.prepareDiscards();
     this.#moveIncoming('listening', ['advise', 'discard']);
+    this.#discardUnsent();
     this.#options.memory.listen();
     this.#move('postcopy-active');
+  }
+
+  /** Pages that neither came nor were discarded may hold zeros, of a huge page that another page came into. */
+  #discardUnsent(): void {
+    const { memory, receivedBitmaps } = this.#options;
+    receivedBitmaps.forEach((received, block) => {
+      const known = this.#discarded[block] as PageBitmap;
+      known.addAll(received);
+      known.complement().forEachRun((firstPage, pageCount) => {
+        memory.discard(block, firstPage * TARGET_PAGE_BYTES, pageCount * TARGET_PAGE_BYTES);
+      });
+    });
   }
 
   get #isListening(): boolean {

@@ -7,6 +7,7 @@ import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
 import type { Command } from '../wire/commands.ts';
+import { encodePong } from '../wire/return-path.ts';
 import { MIN_STREAM_BUFFER_BYTES, StreamDecoder } from '../wire/stream-decoder.ts';
 import type { StreamHandler } from '../wire/stream-handler.ts';
 import { DEFAULT_CAPABILITIES } from './capabilities.ts';
@@ -43,6 +44,7 @@ export class SourceRig {
   readonly #names: readonly string[];
   readonly #pageCounts: readonly number[];
   readonly #decoder: StreamDecoder;
+  readonly #unansweredPings: number[] = [];
   readonly #target = new Uint8Array(256 * 1024);
 
   /** @param options.blocks page counts by name */
@@ -106,15 +108,25 @@ export class SourceRig {
     return this.words.slice(before);
   }
 
-  /** Sends, and lets time pass, until only an input can change anything. @returns the new words */
+  /**
+   * Sends, and lets time pass, until only an input can change anything. In precopy the destination answers pings.
+   *
+   * @returns the new words
+   */
   sendAll(): string[] {
     const before = this.words.length;
     do {
       while (this.send().length > 0) {}
+      if (this.engine.status === 'active') this.answerPings();
       const wakeAtMs = this.engine.wakeAtMs(this.nowMs);
       if (wakeAtMs < Number.POSITIVE_INFINITY) this.nowMs = Math.max(this.nowMs, wakeAtMs) + 0.01;
     } while (this.engine.wakeAtMs(this.nowMs) < Number.POSITIVE_INFINITY);
     return this.words.slice(before);
+  }
+
+  /** The destination has decoded all that was sent. */
+  answerPings(): void {
+    for (const value of this.#unansweredPings.splice(0)) this.engine.receive(encodePong(value), this.nowMs);
   }
 
   /** Starts, and sends the first pass with what follows it, up to the pause. */
@@ -128,7 +140,7 @@ export class SourceRig {
     this.engine.start(this.nowMs);
     this.engine.startPostcopy();
     this.sendAll();
-    this.engine.guestPaused(true, this.nowMs);
+    this.engine.guestPaused(true);
     this.engine.devicesSaved(Uint8Array.of(7), this.nowMs);
     while (this.engine.status !== 'postcopy-active') this.send();
   }
@@ -199,6 +211,7 @@ export class SourceRig {
     switch (command.type) {
       case 'ping':
         say(`ping ${command.value < 0x1000 ? command.value : 'n'}`);
+        this.#unansweredPings.push(command.value);
         return;
       case 'postcopy-ram-discard':
         for (const { start, lengthBytes } of command.ranges)

@@ -12,6 +12,7 @@
  * Phases, and what `fill` gives in each:
  *
  *   precopy     dirty pages, pass after pass, as PART sections within `max-bandwidth`
+ *   settling    nothing: the destination is decoding what is under way, while the guest still runs
  *   pausing     nothing: the guest is being stopped; then the last dirty scan, and the state is `device`
  *   final       (precopy converged) the END section with what remains; then devices are saved and sent
  *   saving      nothing: the device state is being made
@@ -75,7 +76,7 @@ export const MIN_FILL_BYTES = 16 * 1024;
 
 const PING_BYTES = 5 + 4;
 /** Pushed pages go out in pieces of this size: what a request may have to wait for in our own hands. */
-const BULK_CHUNK_BYTES = 64 * 1024;
+const BULK_CHUNK_BYTES = 32 * 1024;
 /** A precopy section is not begun for less than this. */
 const MIN_PRECOPY_CHUNK_BYTES = 16 * 1024;
 
@@ -84,6 +85,7 @@ const LOOK_THERE = 'It may run the guest: look there, and continue here with "co
 type Phase =
   | 'idle'
   | 'precopy'
+  | 'settling'
   | 'pausing'
   | 'final'
   | 'saving'
@@ -135,6 +137,7 @@ export class SourceMigration {
   #handoverAt = Number.POSITIVE_INFINITY;
   /** The destination has gone past the PING before RUN: it runs the guest, or is about to. */
   #isPackageLoaded = false;
+  #settlingPing = 0;
   #passStartedAtMs = 0;
   #returnPathBytes = 0;
 
@@ -220,7 +223,7 @@ export class SourceMigration {
     if (!this.#options.capabilities['postcopy-ram']) {
       throw new MigrationError('Enable postcopy with migrate_set_capability before the start of migration');
     }
-    if (this.#phase !== 'precopy') {
+    if (this.#phase !== 'precopy' && this.#phase !== 'settling') {
       throw new MigrationError(`Postcopy cannot start in state "${this.#status}": only precopy can switch`);
     }
     this.#isPostcopyWanted = true;
@@ -245,7 +248,7 @@ export class SourceMigration {
   }
 
   /** @param wasRunning false if an operator had paused the guest before */
-  guestPaused(wasRunning: boolean, nowMs: number): void {
+  guestPaused(wasRunning: boolean): void {
     this.#isGuestPaused = true;
     this.#wasGuestRunning = wasRunning;
     if (this.#phase === 'over') {
@@ -253,9 +256,9 @@ export class SourceMigration {
       return;
     }
     assert(this.#phase === 'pausing');
-    this.#sync(nowMs);
+    this.#pages.sync();
     this.#pages.stop();
-    this.#options.effects.passBegins(this.#statistics.syncCount);
+    this.#options.effects.passBegins(++this.#statistics.syncCount);
     this.#move('device');
     if (this.#isPostcopyWanted) {
       this.#phase = 'saving';
@@ -379,14 +382,18 @@ export class SourceMigration {
       if (this.#phase === 'precopy') this.#fillPrecopy(writer, nowMs);
       else if (this.#phase === 'final') this.#fillFinal(writer);
       else if (this.#phase === 'postcopy') this.#fillPostcopy(writer, nowMs);
+      // What that has queued: the ping of a pass, or the one that is waited for.
+      this.#control.writeTo(writer);
     }
     this.#producedBytes += writer.position;
-    this.#limiter.spend(writer.position);
+    // In postcopy only what is pushed counts: a page that is asked for must not wait, nor make others wait.
+    if (this.#status !== 'postcopy-active') this.#limiter.spend(writer.position);
     return writer.position;
   }
 
   /** When `fill` may have something without any input before; Infinity if only an input can change that. */
   wakeAtMs(nowMs: number): number {
+    if (this.#control.pendingBytes > 0) return nowMs;
     if (this.#phase === 'precopy') {
       return Math.min(this.#limiter.readyAtMs(nowMs, MIN_PRECOPY_CHUNK_BYTES), this.#switchAtMs);
     }
@@ -409,10 +416,8 @@ export class SourceMigration {
       this.#move('active');
     }
     this.#statistics.measureBandwidth(this.#sentBytes, nowMs);
-    if (this.#isPostcopyWanted || nowMs >= this.#switchAtMs) {
-      if (!this.#isPostcopyWanted) this.#statistics.postcopyCause = 'start-time';
-      this.#isPostcopyWanted = true;
-      this.#pauseGuest(nowMs);
+    if (this.#isSwitchDue(nowMs)) {
+      this.#settle(nowMs);
       return;
     }
     const allowedBytes = this.#limiter.available(nowMs);
@@ -430,9 +435,31 @@ export class SourceMigration {
     return isOn ? this.#statistics.activeAtMs + afterMs : Number.POSITIVE_INFINITY;
   }
 
+  #isSwitchDue(nowMs: number): boolean {
+    if (!this.#isPostcopyWanted && nowMs >= this.#switchAtMs) {
+      this.#isPostcopyWanted = true;
+      this.#statistics.postcopyCause = 'start-time';
+    }
+    return this.#isPostcopyWanted;
+  }
+
+  /**
+   * Lets the guest run on until the destination has decoded what is under way; it would stand still for that otherwise.
+   * Without a return path nobody can tell when that is.
+   */
+  #settle(nowMs: number): void {
+    if (!this.#options.hasReturnPath) {
+      this.#pauseGuest(nowMs);
+      return;
+    }
+    this.#phase = 'settling';
+    this.#settlingPing = this.#pings.next();
+    this.#queuePing(this.#settlingPing, nowMs);
+  }
+
   /** A pass is complete: is what the guest has written meanwhile little enough to send while it stands still? */
-  #endPass(nowMs: number): void {
-    const freshPages = this.#sync(nowMs);
+  #endPass(nowMs: number, isSettled = false): void {
+    const freshPages = this.#pages.sync();
     this.#statistics.dirtyPagesPerSecond = (freshPages / Math.max(1, nowMs - this.#passStartedAtMs)) * 1000;
     this.#statistics.measureBandwidth(this.#sentBytes, nowMs, true);
     const bandwidth = this.#statistics.bandwidth;
@@ -445,27 +472,21 @@ export class SourceMigration {
         bandwidthBytesPerSecond: bandwidth,
       });
     }
-    if (remainingBytes <= thresholdBytes) this.#pauseGuest(nowMs);
-    else this.#beginPass(remainingBytes / TARGET_PAGE_BYTES, nowMs);
+    if (remainingBytes > thresholdBytes) this.#beginPass(remainingBytes / TARGET_PAGE_BYTES, nowMs);
+    else if (isSettled) this.#pauseGuest(nowMs);
+    else this.#settle(nowMs);
   }
 
   #beginPass(dirtyPages: number, nowMs: number): void {
+    this.#phase = 'precopy';
     this.#pages.moveTo();
     this.#passStartedAtMs = nowMs;
-    if (this.#statistics.syncCount === 0) this.#statistics.syncCount = 1;
-    const pass = this.#statistics.syncCount;
+    const pass = ++this.#statistics.syncCount;
     if (this.#options.trace.isEnabled('migration_bitmap_sync_end')) {
       this.#options.trace.emit('migration_bitmap_sync_end', { pass, dirtyPages });
     }
     this.#options.effects.passBegins(pass);
     if (this.#options.hasReturnPath) this.#queuePing(this.#pings.next(), nowMs);
-  }
-
-  #sync(nowMs: number): number {
-    this.#statistics.syncCount++;
-    const freshPages = this.#pages.sync();
-    this.#limiter.setLimit(this.#parameters['max-bandwidth'], nowMs);
-    return freshPages;
   }
 
   #pauseGuest(nowMs: number): void {
@@ -533,6 +554,7 @@ export class SourceMigration {
     const pagesBefore = this.#pages.count;
     if (!this.#ram.writePart(writer, allowedBytes, PING_BYTES)) this.#pages.moveTo();
     this.#statistics.pushedPages += pagesBefore - this.#pages.count;
+    this.#limiter.spend(writer.position);
     const value = this.#pings.next();
     writer.bytes(encodePing(value));
     this.#statistics.commandBytes += PING_BYTES;
@@ -561,6 +583,10 @@ export class SourceMigration {
         const pong = this.#pings.answered(message.value, nowMs);
         if (pong === undefined) return;
         this.#statistics.pingRoundTrip.record(pong.roundTripMs * 1000);
+        if (this.#phase === 'settling' && message.value === this.#settlingPing) {
+          if (this.#isSwitchDue(nowMs)) this.#pauseGuest(nowMs);
+          else this.#endPass(nowMs, true);
+        }
         if (message.value === PingValue.IN_PACKAGE) this.#isPackageLoaded = true;
         if (this.#phase === 'postcopy') this.#window.decoded(pong.position, pong.roundTripMs, nowMs);
         if (trace.isEnabled('source_return_path_thread_pong')) {

@@ -1,6 +1,7 @@
 /**
  * Guest memory at the destination: written in precopy, placed through userfaultfd in postcopy.
  */
+import type { SyscallError } from '../linux/libc.ts';
 import { Advice, addressOf, madvise, mapAnonymous, viewMemory } from '../linux/memory.ts';
 import { RegisterMode, Userfaultfd } from '../linux/userfaultfd.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -27,6 +28,8 @@ export class MappedDestinationMemory implements DestinationMemory {
     this.#buffer = buffer;
     this.#bufferAddress = Number(addressOf(buffer));
     this.#faultThread = faultThread;
+    // Precopy fills memory for the first time: a fault for 2 MiB rather than for each page.
+    this.#adviseHugePages(Advice.HUGEPAGE);
   }
 
   /** Opens the userfaultfd that `listen` will use, and tries it. */
@@ -68,8 +71,7 @@ export class MappedDestinationMemory implements DestinationMemory {
   }
 
   prepareDiscards(): void {
-    for (const { hostAddress, lengthBytes } of this.blocks)
-      madvise(hostAddress, lengthBytes, Advice.NOHUGEPAGE);
+    this.#adviseHugePages(Advice.NOHUGEPAGE);
   }
 
   discard(block: number, offset: number, lengthBytes: number): void {
@@ -99,8 +101,8 @@ export class MappedDestinationMemory implements DestinationMemory {
     if (this.#isListening) {
       for (const { hostAddress, lengthBytes } of this.blocks) {
         this.#openUffd.unregister(hostAddress, lengthBytes);
-        madvise(hostAddress, lengthBytes, Advice.HUGEPAGE);
       }
+      this.#adviseHugePages(Advice.HUGEPAGE);
     }
     this.close();
   }
@@ -113,6 +115,17 @@ export class MappedDestinationMemory implements DestinationMemory {
     this.#faultThread.stop();
     this.#uffd?.close();
     this.#uffd = undefined;
+  }
+
+  #adviseHugePages(advice: typeof Advice.HUGEPAGE | typeof Advice.NOHUGEPAGE): void {
+    for (const { hostAddress, lengthBytes } of this.blocks) {
+      try {
+        madvise(hostAddress, lengthBytes, advice);
+      } catch (error) {
+        // A kernel without transparent huge pages.
+        if ((error as SyscallError).code !== 'EINVAL') throw error;
+      }
+    }
   }
 
   get #openUffd(): Userfaultfd {

@@ -9,6 +9,7 @@ import { workerData } from 'node:worker_threads';
 import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
+import { preferWakeups } from '../linux/scheduling.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { DestinationMigration } from '../migration/destination.ts';
@@ -71,6 +72,7 @@ const engine = new DestinationMigration({
   trace,
 });
 
+preferWakeups();
 engine.start(monotonicMs());
 while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
 linger();

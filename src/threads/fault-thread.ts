@@ -9,6 +9,7 @@
  */
 import { workerData } from 'node:worker_threads';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
+import { preferWakeups } from '../linux/scheduling.ts';
 import { Userfaultfd } from '../linux/userfaultfd.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -38,6 +39,7 @@ const bitmaps = data.bitmapWords.map(
   (words, block) => new PageBitmap((data.blocks[block] as RamBlock).lengthBytes / TARGET_PAGE_BYTES, words),
 );
 
+preferWakeups();
 serve(data.mode === 'missing' ? requestMissingPages(data) : noteDirtyPages);
 
 function serve(handle: FaultHandler): void {

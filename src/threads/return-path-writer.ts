@@ -27,6 +27,11 @@ export function createSharedReturnPath(fd: number): SharedReturnPath {
   return { fd, words: new Int32Array(new SharedArrayBuffer(8)) };
 }
 
+/** No writer begins another message, also if a thread has died with the lock. */
+export function closeSharedReturnPath(shared: SharedReturnPath): void {
+  Atomics.store(shared.words, 1, CLOSED);
+}
+
 export class ReturnPathWriter {
   readonly #fd: number;
   readonly #lock: SharedLock;

@@ -8,6 +8,7 @@ import { workerData } from 'node:worker_threads';
 import { closeFd, fdKind, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
 import { mapAnonymous, viewMemory } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
+import { preferWakeups } from '../linux/scheduling.ts';
 import { setUnsentLowWatermark, syncFile } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -63,6 +64,7 @@ const engine = new SourceMigration({
   trace,
 });
 
+preferWakeups();
 if (kind === 'socket') setUnsentLowWatermark(data.fd, UNSENT_BYTES);
 engine.start(monotonicMs());
 while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
@@ -191,7 +193,7 @@ function takeReply(reply: MachineReply): void {
   switch (reply.kind) {
     case 'paused':
       notify({ kind: 'guest', isRunning: false });
-      engine.guestPaused(reply.wasRunning, nowMs);
+      engine.guestPaused(reply.wasRunning);
       return;
     case 'devices-saved':
       engine.devicesSaved(reply.state, nowMs);

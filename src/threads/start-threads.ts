@@ -6,6 +6,9 @@ import type { FaultThreadData } from './fault-thread.ts';
 import type { MemoryDumpData } from './memory-dump-thread.ts';
 import type { DestinationThreadData, MachineThreadData, SourceThreadData } from './messages.ts';
 
+/** These threads make little garbage: a small nursery keeps their memory low and their collections short. */
+const RESOURCE_LIMITS = { maxYoungGenerationSizeMb: 4 };
+
 export function startMachineThread(data: MachineThreadData): Worker {
   return new Worker(new URL('./machine-thread.js', import.meta.url), { workerData: data, name: 'machine' });
 }
@@ -14,6 +17,7 @@ export function startSourceThread(data: SourceThreadData): Worker {
   return new Worker(new URL('./source-thread.js', import.meta.url), {
     workerData: data,
     name: 'migration-source',
+    resourceLimits: RESOURCE_LIMITS,
     transferList: [data.orders, data.machine],
   });
 }
@@ -22,17 +26,23 @@ export function startDestinationThread(data: DestinationThreadData): Worker {
   return new Worker(new URL('./destination-thread.js', import.meta.url), {
     workerData: data,
     name: 'migration-destination',
+    resourceLimits: RESOURCE_LIMITS,
     transferList: [data.orders, data.machine],
   });
 }
 
 export function startFaultThread(data: FaultThreadData): Worker {
-  return new Worker(new URL('./fault-thread.js', import.meta.url), { workerData: data, name: 'fault' });
+  return new Worker(new URL('./fault-thread.js', import.meta.url), {
+    workerData: data,
+    name: 'fault',
+    resourceLimits: RESOURCE_LIMITS,
+  });
 }
 
 export function startMemoryDumpThread(data: MemoryDumpData): Worker {
   return new Worker(new URL('./memory-dump-thread.js', import.meta.url), {
     workerData: data,
     name: 'memory-dump',
+    resourceLimits: RESOURCE_LIMITS,
   });
 }

@@ -2,6 +2,7 @@
  * One migration as the main thread holds it: its threads, the memory they share, and what they say.
  */
 import { MessageChannel, type MessagePort, receiveMessageOnPort, type Worker } from 'node:worker_threads';
+import { closeFd } from '../linux/fd.ts';
 import { closeEventfd, createEventfd, signalEventfd } from '../linux/poll.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -14,7 +15,11 @@ import type { MigrationStatus } from '../migration/states.ts';
 import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
 import { createSharedFaultThread, type SharedFaultThread } from '../threads/fault-thread-control.ts';
 import type { MigrationNotice, MigrationOrder } from '../threads/messages.ts';
-import { createSharedReturnPath } from '../threads/return-path-writer.ts';
+import {
+  closeSharedReturnPath,
+  createSharedReturnPath,
+  type SharedReturnPath,
+} from '../threads/return-path-writer.ts';
 import { startDestinationThread, startFaultThread, startSourceThread } from '../threads/start-threads.ts';
 import type { Channel } from '../transport/channel.ts';
 import { VmError } from './vm.ts';
@@ -55,11 +60,15 @@ export class MigrationThread {
   readonly #channel: Channel;
   readonly #orders: MessagePort;
   readonly #wakeFd: number;
+  /** Of the channel; the migration thread closes it, unless it dies. */
+  readonly #fd: number;
   readonly #workers: Worker[] = [];
   readonly #faultThread: SharedFaultThread | undefined;
+  readonly #returnPath: SharedReturnPath | undefined;
   readonly #waiting = new Map<number, (notice: MigrationNotice) => void>();
   readonly #exited: Promise<void>;
   #nextId = 1;
+  #isFdClosed = false;
   #info: MigrationInfo | undefined;
   #isOver = false;
   #status: MigrationStatus = 'none';
@@ -95,6 +104,7 @@ export class MigrationThread {
     host.attachMachine(machine.port1, this.#wakeFd);
     const { hasReturnPath } = channel;
     const fd = channel.detach();
+    this.#fd = fd;
     const common = {
       fd,
       hasReturnPath,
@@ -132,6 +142,7 @@ export class MigrationThread {
     } else {
       const requestTimes = RequestTimes.allocate(host.ramBlocks);
       const returnPath = createSharedReturnPath(fd);
+      this.#returnPath = returnPath;
       this.#faultThread = createSharedFaultThread();
       this.#add(
         startFaultThread({
@@ -224,6 +235,7 @@ export class MigrationThread {
         this.#waiting.delete(notice.id);
         return;
       case 'flushed':
+        this.#isFdClosed = true;
         void this.#awaitPeer();
         return;
       case 'ended':
@@ -264,11 +276,19 @@ export class MigrationThread {
     this.#waiting.clear();
     this.#orders.close();
     closeEventfd(this.#wakeFd);
+    if (this.#info === undefined) this.#closeFd();
     this.#host.onEnded();
     if (this.#faultThread === undefined) return;
     // Stopped by the migration thread already, unless that died.
     for (const worker of this.#workers) void worker.terminate();
     closeEventfd(this.#faultThread.wakeFd);
+  }
+
+  /** The thread that owned the descriptor has died: the peer must hear of it. */
+  #closeFd(): void {
+    if (this.#returnPath !== undefined) closeSharedReturnPath(this.#returnPath);
+    if (!this.#isFdClosed) closeFd(this.#fd);
+    this.#isFdClosed = true;
   }
 }
 

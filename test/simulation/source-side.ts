@@ -18,7 +18,7 @@ import type { World } from './world.ts';
 export const MACHINE_TYPE = 'simulated-1';
 export const DEVICE_SECTION = { idstr: 'simulated', instanceId: 0, versionId: 1 };
 /** Until then the guest writes; afterwards precopy must converge. */
-const GUEST_TIRES_AT_MS = 3000;
+const GUEST_TIRES_AT_MS = 500;
 
 /** `fill` needs memory whatever the run: one for all of them. */
 const stagingMemory = new Uint8Array(64 * 1024);
@@ -199,7 +199,7 @@ export class SourceSide {
   #pause(): void {
     const wasRunning = this.#world.guestAt === 'source';
     this.#world.guestStops('source');
-    this.engine.guestPaused(wasRunning, this.#world.nowMs);
+    this.engine.guestPaused(wasRunning);
   }
 
   #save(): void {
