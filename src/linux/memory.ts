@@ -13,8 +13,6 @@ export const Advice = {
   DONTNEED: 4,
   HUGEPAGE: 14,
   NOHUGEPAGE: 15,
-  /** Make every page present, as reading it would. Linux 5.14. */
-  POPULATE_READ: 22,
 } as const;
 export type Advice = (typeof Advice)[keyof typeof Advice];
 
@@ -23,6 +21,14 @@ const mmapCall = libc.func(
 );
 const munmapCall = libc.func('int munmap(uintptr_t address, size_t length)');
 const madviseCall = libc.func('int madvise(uintptr_t address, size_t length, int advice)');
+
+const _SC_PAGESIZE = 30;
+const sysconfCall = libc.func('long sysconf(int name)');
+
+/** Size in bytes of the pages that this host's page tables are made of. */
+export function hostPageBytes(): number {
+  return Number(sysconfCall(_SC_PAGESIZE));
+}
 
 /** Private anonymous memory, zero, not yet backed by pages. */
 export interface Mapping {

@@ -124,7 +124,9 @@ export function readPresence(
     let runStart = -1;
     for (let page = 0; page < lengthBytes / PAGE_BYTES; page += entries.length / 8) {
       const count = Math.min(entries.length / 8, lengthBytes / PAGE_BYTES - page);
-      readSync(fd, entries, 0, count * 8, (Number(address) / PAGE_BYTES) * 8 + page * 8);
+      const readBytes = readSync(fd, entries, 0, count * 8, (Number(address) / PAGE_BYTES) * 8 + page * 8);
+      if (readBytes !== count * 8)
+        throw new Error(`/proc/self/pagemap gave ${readBytes} bytes instead of ${count * 8}`);
       for (let index = 0; index < count; index++) {
         const isThere = (entries[index * 8 + 7] as number) >= 0x40; // bit 63 present, bit 62 swapped
         if (isThere && runStart < 0) runStart = page + index;

@@ -217,7 +217,7 @@ function openDescriptor(): number {
   const viaDevice = openViaDevice();
   if (viaDevice !== undefined) return viaDevice;
   const number = SYS_userfaultfd[process.arch];
-  if (number === undefined) throw new SyscallError('userfaultfd', 38, `on ${process.arch}`);
+  if (number === undefined) throw new SyscallError('userfaultfd', Errno.ENOSYS, `on ${process.arch}`);
   const all = Number(syscallNewUserfaultfd(number, constants.O_NONBLOCK | 0o2000000));
   if (all !== -1) return all;
   const userMode = Number(

@@ -370,8 +370,8 @@ export class DestinationMigration {
     }
     if (!this.#isReturnPathOpen)
       throw this.#refuse('BAD_COMMAND', 'POSTCOPY_ADVISE came without a return path');
-    memory.checkPostcopy();
     this.#moveIncoming('advise', ['none']);
+    memory.checkPostcopy();
     memory.dropAll();
   }
 

@@ -201,7 +201,6 @@ test('SourceMigration pauses the guest only when the destination has decoded wha
     rig.nowMs += 10;
     while (rig.send().length > 0) {}
     assert.ok(!rig.effects.includes('pause'));
-    assert.equal(rig.engine.wakeAtMs(rig.nowMs), Number.POSITIVE_INFINITY);
     rig.answerPings();
     assert.ok(rig.effects.includes('pause'));
   }
@@ -374,7 +373,7 @@ test('SourceMigration cannot take the guest back once the last byte that matters
   postcopy.engine.channelLost(undefined, postcopy.nowMs);
   assert.equal(postcopy.engine.status, 'postcopy-paused');
   assert.ok(postcopy.engine.isGuestElsewhere);
-  assert.match(postcopy.engine.error?.message ?? '', /8 pages of it are only here/);
+  assert.match(postcopy.engine.error?.message ?? '', /at least 8 pages of it are only here/);
   assert.ok(!postcopy.effects.includes('resume'));
 
   const precopy = new SourceRig();
@@ -420,21 +419,40 @@ test('SourceMigration.isFlushed waits for a device state longer than one fill', 
   assert.ok(!rig.engine.isFlushed, 'all is given, not all is sent');
 });
 
+/** A stream without a return path, all of it sent. */
+function flushedWithoutReturnPath(): SourceRig {
+  const rig = new SourceRig({ isPostcopyOn: false, hasReturnPath: false });
+  rig.startAndConverge();
+  assert.ok(!rig.words.includes('open-return-path') && !rig.words.includes('ping 1'));
+  rig.engine.guestPaused(true);
+  rig.sendAll();
+  rig.engine.devicesSaved(Uint8Array.of(1), rig.nowMs);
+  rig.sendAll();
+  assert.ok(rig.engine.isFlushed);
+  return rig;
+}
+
 test('SourceMigration without a return path ends when the other end of the channel does', () => {
-  for (const error of [undefined, new Error('no space left')]) {
-    const rig = new SourceRig({ isPostcopyOn: false, hasReturnPath: false });
-    rig.startAndConverge();
-    assert.ok(!rig.words.includes('open-return-path') && !rig.words.includes('ping 1'));
-    rig.engine.guestPaused(true);
-    rig.sendAll();
-    rig.engine.devicesSaved(Uint8Array.of(1), rig.nowMs);
-    rig.sendAll();
-    assert.ok(rig.engine.isFlushed);
-    rig.engine.peerFinished(error, rig.nowMs);
-    rig.engine.peerFinished(error, rig.nowMs);
-    assert.equal(rig.engine.status, error === undefined ? 'completed' : 'failed');
-    assert.equal(rig.effects.includes('resume'), error !== undefined);
-  }
+  const rig = flushedWithoutReturnPath();
+  rig.engine.peerFinished(undefined, rig.nowMs);
+  rig.engine.peerFinished(undefined, rig.nowMs);
+  assert.equal(rig.engine.status, 'completed');
+  assert.ok(!rig.effects.includes('resume'));
+});
+
+test('SourceMigration leaves the guest paused when a command that has everything fails: it may run the guest', () => {
+  const rig = flushedWithoutReturnPath();
+  rig.engine.peerFinished(new Error('Command "x" exited with code 3'), rig.nowMs);
+  assert.equal(rig.engine.status, 'failed');
+  assert.match(rig.engine.error?.message ?? '', /code 3, after everything was sent\. It may run the guest/);
+  assert.ok(!rig.effects.includes('resume'));
+});
+
+test('SourceMigration takes the guest back when its file is not safe', () => {
+  const rig = flushedWithoutReturnPath();
+  rig.engine.notSaved(new Error('no space left'), rig.nowMs);
+  assert.equal(rig.engine.status, 'failed');
+  assert.deepEqual(rig.effects.slice(-1), ['resume']);
 });
 
 test('SourceMigration: nothing after SHUT(0) counts', () => {
@@ -467,26 +485,37 @@ test('SourceMigration takes the guest back when the destination refuses the pack
   assert.deepEqual(rig.effects.slice(-1), ['resume']);
 });
 
-test('SourceMigration takes the guest back when the destination closes in good order before RUN', () => {
+test('SourceMigration switches a second after it is due, also if the destination does not answer', () => {
   const rig = new SourceRig();
-  rig.switchToPostcopy();
-  rig.engine.channelLost(undefined, rig.nowMs);
-  assert.equal(rig.engine.status, 'failed');
-  assert.deepEqual(rig.effects.slice(-1), ['resume']);
+  rig.writeAll();
+  rig.engine.start(rig.nowMs);
+  rig.send();
+  rig.engine.startPostcopy();
+  rig.send();
+  const dueAtMs = rig.nowMs + 1000;
+  assert.equal(rig.engine.wakeAtMs(rig.nowMs), dueAtMs);
+  rig.nowMs = dueAtMs - 1;
+  rig.send();
+  assert.ok(!rig.effects.includes('pause'));
+  rig.nowMs = dueAtMs;
+  rig.send();
+  assert.ok(rig.effects.includes('pause'));
 });
 
-test('SourceMigration leaves the guest paused when the connection breaks before RUN is known of', () => {
-  const rig = new SourceRig();
-  rig.switchToPostcopy();
-  rig.engine.channelLost(new Error('reset'), rig.nowMs);
-  assert.equal(rig.engine.status, 'postcopy-paused');
-  assert.ok(!rig.engine.isGuestElsewhere, 'an operator may let it run on here');
-  assert.match(
-    rig.engine.error?.message ?? '',
-    /look there, and continue here with "cont" only if it does not/,
-  );
-  assert.ok(!rig.effects.includes('resume'));
-});
+for (const cause of [new Error('reset'), undefined]) {
+  test(`SourceMigration leaves the guest paused when the connection ${cause ? 'breaks' : 'ends'} before RUN is known of`, () => {
+    const rig = new SourceRig();
+    rig.switchToPostcopy();
+    rig.engine.channelLost(cause, rig.nowMs);
+    assert.equal(rig.engine.status, 'postcopy-paused');
+    assert.ok(!rig.engine.isGuestElsewhere, 'an operator may let it run on here');
+    assert.match(
+      rig.engine.error?.message ?? '',
+      /look there, and continue here with "cont" only if it does not/,
+    );
+    assert.ok(!rig.effects.includes('resume'));
+  });
+}
 
 const BAD_REQUESTS: readonly (readonly [string, Uint8Array, RegExp])[] = [
   ['of an unknown block', encodeReqPagesId(0, PAGE, 'pc.rom'), /there is no such block/],

@@ -22,7 +22,7 @@
  *   over
  *
  * Until the last byte of the package, or of the precopy stream, has left, the source can take its guest back. It still can
- * when the destination refuses or closes before it has answered the PING that stands right before RUN in the package.
+ * when the destination says SHUT with an error and has not answered the PING that stands right before RUN in the package.
  */
 import assert from 'node:assert/strict';
 import type { PageBitmap } from '../memory/page-bitmap.ts';
@@ -79,6 +79,9 @@ const PING_BYTES = 5 + 4;
 const BULK_CHUNK_BYTES = 32 * 1024;
 /** A precopy section is not begun for less than this. */
 const MIN_PRECOPY_CHUNK_BYTES = 16 * 1024;
+
+/** How long the timed or commanded switch waits for what is under way. */
+const SETTLE_MS = 1000;
 
 const LOOK_THERE = 'It may run the guest: look there, and continue here with "cont" only if it does not';
 
@@ -138,6 +141,7 @@ export class SourceMigration {
   /** The destination has gone past the PING before RUN: it runs the guest, or is about to. */
   #isPackageLoaded = false;
   #settlingPing = 0;
+  #settlingSinceMs = 0;
   #passStartedAtMs = 0;
   #returnPathBytes = 0;
 
@@ -286,7 +290,10 @@ export class SourceMigration {
   /** The guest could not be paused or saved. */
   machineFailed(error: Error, nowMs: number): void {
     if (this.#phase !== 'over')
-      this.#fail(new MigrationError('The guest could not be stopped and saved', { cause: error }), nowMs);
+      this.#fail(
+        new MigrationError(`The guest could not be stopped and saved: ${error.message}`, { cause: error }),
+        nowMs,
+      );
   }
 
   /** So many of the bytes that `fill` gave have left for good. */
@@ -326,7 +333,9 @@ export class SourceMigration {
   /**
    * The connection broke, or the peer closed it.
    *
-   * @param cause undefined if the peer closed in good order: then everything it said before has been received
+   * That proves nothing of the other side, not even when it closed in good order: a tunnel closes so whatever broke in it.
+   *
+   * @param cause undefined if the peer closed in good order
    */
   channelLost(cause: Error | undefined, nowMs: number): void {
     if (this.#phase === 'over') return;
@@ -340,24 +349,31 @@ export class SourceMigration {
       const what = 'Connection lost after everything was sent, before the destination said how it went';
       this.#end('failed', nowMs, new MigrationError(`${what}: ${why}. ${LOOK_THERE}`, { cause }));
     } else if (this.#isPackageLoaded) {
-      const what = `The guest is at the destination; ${this.#pages.count} pages of it are only here`;
+      const what = `The guest is at the destination; at least ${this.#pages.count} pages of it are only here`;
       const advice = 'Keep this process: its memory is the only copy of them';
       const text = `Connection lost in postcopy: ${why}. ${what}. ${advice}`;
       this.#end('postcopy-paused', nowMs, new MigrationError(text, { cause }));
-    } else if (cause === undefined) {
-      this.#fail(new MigrationError('The destination closed the connection before it ran the guest'), nowMs);
     } else {
       const text = `Connection lost while the guest was handed over: ${why}. ${LOOK_THERE}`;
       this.#end('postcopy-paused', nowMs, new MigrationError(text, { cause }));
     }
   }
 
-  /** The other end of a channel without a return path is done: the file is safe, or the command ended. */
+  /** The other end of a channel without a return path is done: the command behind it has ended. */
   peerFinished(error: Error | undefined, nowMs: number): void {
     if (this.#phase === 'over') return;
     assert(this.isFlushed && !this.#options.hasReturnPath);
     if (error === undefined) this.#end('completed', nowMs);
-    else this.#fail(error, nowMs);
+    else {
+      const text = `${error.message}, after everything was sent. ${LOOK_THERE}`;
+      this.#end('failed', nowMs, new MigrationError(text, { cause: error }));
+    }
+  }
+
+  /** The file that the stream was written to is not safe: nobody runs the guest from it. */
+  notSaved(error: Error, nowMs: number): void {
+    if (this.#phase !== 'over')
+      this.#fail(new MigrationError(`The stream was not saved: ${error.message}`, { cause: error }), nowMs);
   }
 
   /** Gives up what is held for the migration, whatever its state. May be called twice. */
@@ -380,6 +396,7 @@ export class SourceMigration {
     this.#control.writeTo(writer);
     if (this.#control.pendingBytes === 0) {
       if (this.#phase === 'precopy') this.#fillPrecopy(writer, nowMs);
+      else if (this.#phase === 'settling') this.#endSettling(nowMs);
       else if (this.#phase === 'final') this.#fillFinal(writer);
       else if (this.#phase === 'postcopy') this.#fillPostcopy(writer, nowMs);
       // What that has queued: the ping of a pass, or the one that is waited for.
@@ -396,6 +413,10 @@ export class SourceMigration {
     if (this.#control.pendingBytes > 0) return nowMs;
     if (this.#phase === 'precopy') {
       return Math.min(this.#limiter.readyAtMs(nowMs, MIN_PRECOPY_CHUNK_BYTES), this.#switchAtMs);
+    }
+    if (this.#phase === 'settling') {
+      const switchAtMs = this.#isPostcopyWanted ? nowMs : this.#switchAtMs;
+      return Math.max(switchAtMs, this.#settlingSinceMs + SETTLE_MS);
     }
     if (this.#phase === 'postcopy' && this.#window.isOpen)
       return this.#limiter.readyAtMs(nowMs, BULK_CHUNK_BYTES);
@@ -453,8 +474,14 @@ export class SourceMigration {
       return;
     }
     this.#phase = 'settling';
+    this.#settlingSinceMs = nowMs;
     this.#settlingPing = this.#pings.next();
     this.#queuePing(this.#settlingPing, nowMs);
+  }
+
+  /** A switch that is due does not wait for ever: the destination may be slow to answer. */
+  #endSettling(nowMs: number): void {
+    if (this.#isSwitchDue(nowMs) && nowMs >= this.#settlingSinceMs + SETTLE_MS) this.#pauseGuest(nowMs);
   }
 
   /** A pass is complete: is what the guest has written meanwhile little enough to send while it stands still? */

@@ -10,6 +10,7 @@ import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
 import { preferWakeups } from '../linux/scheduling.ts';
+import { setUserTimeout } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { DestinationMigration } from '../migration/destination.ts';
@@ -19,7 +20,7 @@ import { MappedDestinationMemory } from './destination-memory.ts';
 import { FaultThreadControl } from './fault-thread-control.ts';
 import { MachinePort } from './machine-client.ts';
 import type { DestinationThreadData, MachineReply, MigrationNotice, MigrationOrder } from './messages.ts';
-import { connectionError, PortTrace, takeOrders } from './migration-loop.ts';
+import { connectionError, PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
 import { ReturnPathWriter } from './return-path-writer.ts';
 
 const BUFFER_BYTES = 1024 * 1024;
@@ -73,6 +74,7 @@ const engine = new DestinationMigration({
 });
 
 preferWakeups();
+if (data.hasReturnPath) setUserTimeout(data.fd, PEER_TIMEOUT_MS);
 engine.start(monotonicMs());
 while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
 linger();

@@ -84,24 +84,26 @@ export class SyncDirtyTracker implements DirtyTracker {
   }
 
   sync(dirty: readonly PageBitmap[]): void {
-    this.#blocks.forEach(({ hostAddress }, block) => {
-      const target = dirty[block] as PageBitmap;
-      this.#noted[block]?.takeInto(target);
-      // A write between the two steps is in the page before it is copied, which comes after both.
-      target.forEachRun((firstPage, pageCount) =>
-        this.#uffd?.writeProtect(
-          Number(hostAddress) + firstPage * TARGET_PAGE_BYTES,
-          pageCount * TARGET_PAGE_BYTES,
-          true,
-        ),
-      );
+    this.#faultThread.lock.hold(() => {
+      this.#blocks.forEach(({ hostAddress }, block) => {
+        const target = dirty[block] as PageBitmap;
+        this.#noted[block]?.takeInto(target);
+        target.forEachRun((firstPage, pageCount) =>
+          this.#uffd?.writeProtect(
+            Number(hostAddress) + firstPage * TARGET_PAGE_BYTES,
+            pageCount * TARGET_PAGE_BYTES,
+            true,
+          ),
+        );
+      });
     });
   }
 
+  /** The fault thread first: it must not meet a range that is no longer registered. Whoever waits is woken after. */
   stop(): void {
+    this.#faultThread.stop();
     if (this.#uffd === undefined) return;
     for (const { hostAddress, lengthBytes } of this.#blocks) this.#uffd.unregister(hostAddress, lengthBytes);
-    this.#faultThread.stop();
     this.#uffd.close();
     this.#uffd = undefined;
   }

@@ -4,9 +4,12 @@
  * The main thread makes both threads; a migration thread sits in system calls and could not.
  */
 import { createEventfd, signalEventfd } from '../linux/poll.ts';
+import { SharedLock } from './shared-lock.ts';
 
 const STATE = 0;
 const UFFD = 1;
+const LOCK = 2;
+const WORDS = 3;
 
 const State = { STARTING: 0, READY: 1, SERVING: 2, STOPPING: 3, STOPPED: 4 } as const;
 
@@ -19,15 +22,18 @@ export interface SharedFaultThread {
 }
 
 export function createSharedFaultThread(): SharedFaultThread {
-  return { words: new Int32Array(new SharedArrayBuffer(8)), wakeFd: createEventfd() };
+  return { words: new Int32Array(new SharedArrayBuffer(WORDS * 4)), wakeFd: createEventfd() };
 }
 
 /** The migration thread's side. */
 export class FaultThreadControl {
+  /** Held by either thread while it changes what is noted of pages and how they are protected. */
+  readonly lock: SharedLock;
   readonly #shared: SharedFaultThread;
 
   constructor(shared: SharedFaultThread) {
     this.#shared = shared;
+    this.lock = lockOf(shared);
   }
 
   /** Waits until the thread has loaded its code, so that it serves at once when told to. */
@@ -40,6 +46,11 @@ export class FaultThreadControl {
     this.waitUntilReady();
     Atomics.store(this.#shared.words, UFFD, uffd);
     this.#set(State.SERVING);
+  }
+
+  /** The thread ends as soon as it has loaded and is done with the faults it has read. For who cannot wait for that. */
+  requestStop(): void {
+    if (Atomics.load(this.#shared.words, STATE) !== State.STOPPED) this.#set(State.STOPPING);
   }
 
   /** The thread ends; when this returns it does not touch the userfaultfd any more. May be called twice. */
@@ -64,14 +75,18 @@ export class FaultThreadControl {
 
 /** The fault thread's side. */
 export class FaultThreadState {
+  readonly lock: SharedLock;
   readonly #words: Int32Array;
 
   constructor(shared: SharedFaultThread) {
     this.#words = shared.words;
+    this.lock = lockOf(shared);
   }
 
+  /** Unless the thread is to stop already. */
   setReady(): void {
-    this.#set(State.READY);
+    Atomics.compareExchange(this.#words, STATE, State.STARTING, State.READY);
+    Atomics.notify(this.#words, STATE);
   }
 
   setStopped(): void {
@@ -91,4 +106,8 @@ export class FaultThreadState {
     Atomics.store(this.#words, STATE, state);
     Atomics.notify(this.#words, STATE);
   }
+}
+
+function lockOf(shared: SharedFaultThread): SharedLock {
+  return new SharedLock(shared.words.subarray(LOCK, LOCK + 1));
 }

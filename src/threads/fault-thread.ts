@@ -40,10 +40,10 @@ const bitmaps = data.bitmapWords.map(
 );
 
 preferWakeups();
+const state = new FaultThreadState(data.control);
 serve(data.mode === 'missing' ? requestMissingPages(data) : noteDirtyPages);
 
 function serve(handle: FaultHandler): void {
-  const state = new FaultThreadState(data.control);
   const polls = new PollSet(2);
   let uffd: Userfaultfd | undefined;
   polls.set(0, data.control.wakeFd, PollEvent.IN);
@@ -84,10 +84,15 @@ function requestMissingPages(missing: FaultThreadData & { mode: 'missing' }): Fa
   };
 }
 
-/** The bit is set before the guest may go on, so that no write is missed. */
+/**
+ * The page is noted and made writable in one step, as the migration thread takes the notes and protects the pages in one:
+ * between the two steps of the other, a page would be left writable without a note, and its writes lost.
+ */
 function noteDirtyPages(uffd: Userfaultfd, block: number, offset: number, isWriteProtect: boolean): void {
-  bitmaps[block]?.setShared(offset / TARGET_PAGE_BYTES);
   const address = (blocks[block]?.start ?? 0) + offset;
-  if (isWriteProtect) uffd.writeProtect(address, TARGET_PAGE_BYTES, false);
-  else if (uffd.zeroPage(address, TARGET_PAGE_BYTES) === 'exists') uffd.wake(address, TARGET_PAGE_BYTES);
+  state.lock.hold(() => {
+    bitmaps[block]?.setShared(offset / TARGET_PAGE_BYTES);
+    if (isWriteProtect) uffd.writeProtect(address, TARGET_PAGE_BYTES, false);
+    else if (uffd.zeroPage(address, TARGET_PAGE_BYTES) === 'exists') uffd.wake(address, TARGET_PAGE_BYTES);
+  });
 }

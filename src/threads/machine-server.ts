@@ -4,6 +4,7 @@
  * It also knows what the machine does not: whether the guest runs, and when it stopped at the source.
  */
 import type { MessagePort } from 'node:worker_threads';
+import { closeFd } from '../linux/fd.ts';
 import { signalEventfd } from '../linux/poll.ts';
 import type { Machine } from '../machine/machine.ts';
 import {
@@ -28,26 +29,47 @@ export class MachineServer {
   #stoppedAtNs = process.hrtime.bigint();
   /** When the guest stopped at the source; set from the load of its state to its first resume. */
   #stoppedAtSource: StopMoment | undefined;
+  /** The migration that stopped the guest: nobody else may let it run before that has ended. */
+  #heldBy: MessagePort | undefined;
   #queue: Promise<void> = Promise.resolve();
 
   constructor(machine: Machine) {
     this.#machine = machine;
   }
 
-  /** @param wakeFd signalled with every reply, for a client that sits in poll(2) */
+  /**
+   * @param wakeFd of a migration, which sits in poll(2): signalled with every reply. It is ours, and closed with the port
+   */
   attach(port: MessagePort, wakeFd: number | undefined): void {
+    let isAttached = true;
+    port.on('close', () => {
+      isAttached = false;
+      if (wakeFd !== undefined) closeFd(wakeFd);
+    });
     port.on('message', (request: MachineRequest) => {
       this.#queue = this.#queue.then(async () => {
-        const reply = await this.#answer(request);
+        const reply = await this.#answer(request, port, wakeFd !== undefined);
+        if (!isAttached) return;
         port.postMessage(reply, reply.kind === 'devices-saved' ? [reply.state.buffer as ArrayBuffer] : []);
         if (wakeFd !== undefined) signalEventfd(wakeFd);
       });
     });
   }
 
-  async #answer(request: MachineRequest): Promise<MachineReply> {
+  /** The migration that stopped the guest has ended, and what is to become of the guest is known. */
+  release(): void {
+    this.#heldBy = undefined;
+  }
+
+  async #answer(request: MachineRequest, port: MessagePort, isMigration: boolean): Promise<MachineReply> {
     try {
-      return { id: request.id, ...(await this.#perform(request)) } as MachineReply;
+      if (request.kind === 'resume' && this.#heldBy !== undefined && this.#heldBy !== port) {
+        throw new Error('The guest stands still for the migration');
+      }
+      const answer = await this.#perform(request);
+      if (request.kind === 'pause' && isMigration) this.#heldBy = port;
+      if (request.kind === 'resume') this.#heldBy = undefined;
+      return { id: request.id, ...answer } as MachineReply;
     } catch (error) {
       return { id: request.id, kind: 'failed', message: (error as Error).message };
     }

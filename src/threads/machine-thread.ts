@@ -27,10 +27,20 @@ try {
   const server = new MachineServer(machine);
   main.on('message', (order: MachineOrder) => {
     if (order.kind === 'attach') server.attach(order.port, order.wakeFd);
-    else machine.sendSerial(order.bytes);
+    else if (order.kind === 'release') server.release();
+    else type(machine, order.bytes);
   });
   const { machineType, ramBlocks, deviceSection } = machine;
   notify({ kind: 'ready', machineType, ramBlocks, deviceSection });
 } catch (error) {
   notify({ kind: 'unusable', message: (error as Error).message });
+}
+
+/** A guest that reads nothing, or has crashed, takes no input; that must not cost it its thread. */
+function type(machine: V86Machine, bytes: Uint8Array): void {
+  try {
+    machine.sendSerial(bytes);
+  } catch (error) {
+    notify({ kind: 'guest', event: 'deaf', message: (error as Error).message });
+  }
 }

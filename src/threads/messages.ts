@@ -49,11 +49,18 @@ export type MachineNotice =
     }
   | { readonly kind: 'unusable'; readonly message: string }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
-  | { readonly kind: 'guest'; readonly event: 'reset' | 'halted' | 'crashed'; readonly message: string };
+  | {
+      readonly kind: 'guest';
+      readonly event: 'reset' | 'halted' | 'crashed' | 'deaf';
+      readonly message: string;
+    };
 
 /** From the main thread to the machine thread, without a reply. */
 export type MachineOrder =
+  /** `wakeFd` becomes the machine thread's. */
   | { readonly kind: 'attach'; readonly port: MessagePort; readonly wakeFd: number | undefined }
+  /** The migration that stopped the guest has ended: who may let it run is the main thread's to decide again. */
+  | { readonly kind: 'release' }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array };
 
 /** What kind of machine a machine thread makes. */

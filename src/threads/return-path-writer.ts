@@ -3,12 +3,10 @@
  * reads the stream answers pings. Each thread has a writer of its own; they share a lock and whether the path is closed.
  */
 import { WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
-import { SyscallError } from '../linux/libc.ts';
+import { Errno, SyscallError } from '../linux/libc.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { PollEvent, PollSet } from '../linux/poll.ts';
 import { SharedLock } from './shared-lock.ts';
-
-const ETIMEDOUT = 110;
 
 /** Of the second shared word; 0 is open. */
 const CLOSED = 1;
@@ -79,7 +77,8 @@ export class ReturnPathWriter {
         continue;
       }
       this.#polls.set(0, this.#fd, PollEvent.OUT);
-      if (this.#polls.wait(STALLED_MS) === 0) throw new SyscallError('write', ETIMEDOUT, String(this.#fd));
+      if (this.#polls.wait(STALLED_MS) === 0)
+        throw new SyscallError('write', Errno.ETIMEDOUT, String(this.#fd));
     }
   }
 }

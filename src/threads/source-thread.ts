@@ -9,7 +9,7 @@ import { closeFd, fdKind, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.t
 import { mapAnonymous, viewMemory } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
 import { preferWakeups } from '../linux/scheduling.ts';
-import { setUnsentLowWatermark, syncFile } from '../linux/socket-options.ts';
+import { setUnsentLowWatermark, setUserTimeout, syncFile } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { isZeroPage } from '../memory/zero-page.ts';
@@ -20,7 +20,7 @@ import { AsyncDirtyTracker, SyncDirtyTracker } from './dirty-trackers.ts';
 import { FaultThreadControl } from './fault-thread-control.ts';
 import { MachinePort } from './machine-client.ts';
 import type { MachineReply, MigrationNotice, MigrationOrder, SourceThreadData } from './messages.ts';
-import { connectionError, PortTrace, takeOrders } from './migration-loop.ts';
+import { connectionError, PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
 
 const STAGING_BYTES = 1024 * 1024;
 const RETURN_PATH_BYTES = 64 * 1024;
@@ -65,11 +65,18 @@ const engine = new SourceMigration({
 });
 
 preferWakeups();
-if (kind === 'socket') setUnsentLowWatermark(data.fd, UNSENT_BYTES);
-engine.start(monotonicMs());
-while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
-engine.close();
-closeChannel();
+if (kind === 'socket') {
+  setUnsentLowWatermark(data.fd, UNSENT_BYTES);
+  setUserTimeout(data.fd, PEER_TIMEOUT_MS);
+}
+try {
+  engine.start(monotonicMs());
+  while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
+} finally {
+  // Also if this thread dies: the guest must not wait for it to lift a write protection, nor the peer for more.
+  engine.close();
+  closeChannel();
+}
 notify({ kind: 'ended', info: engine.info(monotonicMs()) });
 data.orders.close();
 data.machine.close();
@@ -148,7 +155,7 @@ function flush(): void {
     closeChannel();
     notify({ kind: 'flushed' });
   } catch (error) {
-    engine.peerFinished(connectionError(error), monotonicMs());
+    engine.notSaved(connectionError(error), monotonicMs());
   }
 }
 

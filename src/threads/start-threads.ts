@@ -2,6 +2,8 @@
  * Starts the workers: the one place that knows their entry files.
  */
 import { Worker } from 'node:worker_threads';
+import { hostPageBytes } from '../linux/memory.ts';
+import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { FaultThreadData } from './fault-thread.ts';
 import type { MemoryDumpData } from './memory-dump-thread.ts';
 import type { DestinationThreadData, MachineThreadData, SourceThreadData } from './messages.ts';
@@ -9,7 +11,13 @@ import type { DestinationThreadData, MachineThreadData, SourceThreadData } from 
 /** These threads make little garbage: a small nursery keeps their memory low and their collections short. */
 const RESOURCE_LIMITS = { maxYoungGenerationSizeMb: 4 };
 
+/** @throws {Error} on a host whose pages are not of 4 KiB: nothing smaller than its pages can be missing or dropped */
 export function startMachineThread(data: MachineThreadData): Worker {
+  if (hostPageBytes() !== TARGET_PAGE_BYTES) {
+    throw new Error(
+      `This host has pages of ${hostPageBytes()} bytes; only ${TARGET_PAGE_BYTES} are supported`,
+    );
+  }
   return new Worker(new URL('./machine-thread.js', import.meta.url), { workerData: data, name: 'machine' });
 }
 

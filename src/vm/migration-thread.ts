@@ -2,7 +2,7 @@
  * One migration as the main thread holds it: its threads, the memory they share, and what they say.
  */
 import { MessageChannel, type MessagePort, receiveMessageOnPort, type Worker } from 'node:worker_threads';
-import { closeFd } from '../linux/fd.ts';
+import { closeFd, dupCloexec } from '../linux/fd.ts';
 import { closeEventfd, createEventfd, signalEventfd } from '../linux/poll.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -13,7 +13,11 @@ import { RequestTimes } from '../migration/page-requests.ts';
 import type { Parameters } from '../migration/parameters.ts';
 import type { MigrationStatus } from '../migration/states.ts';
 import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
-import { createSharedFaultThread, type SharedFaultThread } from '../threads/fault-thread-control.ts';
+import {
+  createSharedFaultThread,
+  FaultThreadControl,
+  type SharedFaultThread,
+} from '../threads/fault-thread-control.ts';
 import type { MigrationNotice, MigrationOrder } from '../threads/messages.ts';
 import {
   closeSharedReturnPath,
@@ -101,7 +105,7 @@ export class MigrationThread {
     const orders = new MessageChannel();
     const machine = new MessageChannel();
     this.#orders = orders.port1;
-    host.attachMachine(machine.port1, this.#wakeFd);
+    host.attachMachine(machine.port1, dupCloexec(this.#wakeFd));
     const { hasReturnPath } = channel;
     const fd = channel.detach();
     this.#fd = fd;
@@ -280,6 +284,7 @@ export class MigrationThread {
     this.#host.onEnded();
     if (this.#faultThread === undefined) return;
     // Stopped by the migration thread already, unless that died.
+    new FaultThreadControl(this.#faultThread).requestStop();
     for (const worker of this.#workers) void worker.terminate();
     closeEventfd(this.#faultThread.wakeFd);
   }
