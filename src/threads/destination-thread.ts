@@ -9,7 +9,7 @@ import { workerData } from 'node:worker_threads';
 import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
-import { preferWakeups } from '../linux/scheduling.ts';
+import { scheduleThread } from '../linux/scheduling.ts';
 import { setUserTimeout } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -73,7 +73,7 @@ const engine = new DestinationMigration({
   trace,
 });
 
-preferWakeups();
+scheduleThread({ sliceUs: 200, nice: -10 });
 if (data.hasReturnPath) setUserTimeout(data.fd, PEER_TIMEOUT_MS);
 engine.start(monotonicMs());
 while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();

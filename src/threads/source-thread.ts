@@ -8,7 +8,7 @@ import { workerData } from 'node:worker_threads';
 import { closeFd, fdKind, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
 import { mapAnonymous, viewMemory } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
-import { preferWakeups } from '../linux/scheduling.ts';
+import { scheduleThread } from '../linux/scheduling.ts';
 import { setUnsentLowWatermark, setUserTimeout, syncFile } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -57,6 +57,8 @@ const engine = new SourceMigration({
     resumeGuest: () => machine.post('resume'),
     statusChanged: (status, error) => {
       const { isGuestElsewhere } = engine;
+      // What is pushed from here on may wait; on a host that has both sides, those who place pages go first.
+      if (status === 'postcopy-active') scheduleThread({ sliceUs: 10_000, nice: 5 });
       notify({ kind: 'status', status, error: error?.message, isGuestElsewhere });
     },
     passBegins: (pass) => notify({ kind: 'pass', pass }),
@@ -64,7 +66,6 @@ const engine = new SourceMigration({
   trace,
 });
 
-preferWakeups();
 if (kind === 'socket') {
   setUnsentLowWatermark(data.fd, UNSENT_BYTES);
   setUserTimeout(data.fd, PEER_TIMEOUT_MS);
