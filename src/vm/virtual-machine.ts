@@ -410,6 +410,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   /** A guest that still stands where a migration stopped it may run here again, if an operator says so. */
   #migrationThreadsEnded(): void {
+    if (!this.#isClosed) this.#orderMachine({ kind: 'release' });
     if (this.#runState !== 'finish-migrate') return;
     this.#setRunState(
       this.#status === 'completed' || this.#migration?.isGuestElsewhere ? 'postmigrate' : 'paused',
