@@ -33,17 +33,23 @@ export function addDemoCommand(program: Command): void {
     )
     .option('-m, --memory <size>', 'memory of the guest; a bare number counts MiB', sizeInMib, 256 * 2 ** 20)
     .option('--guest <name>', `test guest: ${BUILT_IN_GUESTS.join(', ')}`, guest, 'counter')
-    .option('--bandwidth <size>', 'bytes a second of the link', sizeInMib, 32 * 2 ** 20)
+    .option('--bandwidth <size>', 'bytes a second of the link', bandwidth, 32 * 2 ** 20)
     .option('--start-time <ms>', 'switch to postcopy after so much precopy', wholeNumber, 500)
     .option('--json', 'print the report as JSON')
-    .action(async ({ memory, guest: guestName, bandwidth, startTime, json }: DemoOptions) => {
-      const settings = { memoryBytes: memory, guest: guestName, bandwidth, startTimeMs: startTime };
+    .action(async ({ memory, guest: guestName, bandwidth: rate, startTime, json }: DemoOptions) => {
+      const settings = { memoryBytes: memory, guest: guestName, bandwidth: rate, startTimeMs: startTime };
       const report = await runDemo(settings, (line) => {
         if (json === undefined) process.stdout.write(`${line}\n`);
       });
       process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : formatDemoReport(report));
       await endProcess(report.isWhole ? 0 : 1);
     });
+}
+
+function bandwidth(text: string): number {
+  const bytesPerSecond = sizeInMib(text);
+  if (bytesPerSecond === 0) throw new InvalidArgumentError('It must be more than nothing.');
+  return bytesPerSecond;
 }
 
 function sizeInMib(text: string): number {

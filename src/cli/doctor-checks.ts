@@ -4,7 +4,7 @@
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { release } from 'node:os';
-import { mapAnonymous } from '../linux/memory.ts';
+import { hostPageBytes, mapAnonymous } from '../linux/memory.ts';
 import { PagemapScanner } from '../linux/pagemap.ts';
 import { RegisterMode, UffdFeature, Userfaultfd } from '../linux/userfaultfd.ts';
 
@@ -30,6 +30,7 @@ export function checkHost(): Check[] {
   return [
     checkKernel(),
     checkNode(),
+    checkPageSize(),
     checkMissingFaults(),
     checkUserfaultfdDevice(),
     checkUserfaultfdSyscall(),
@@ -57,6 +58,16 @@ function checkNode(): Check {
     isOk: Number(process.versions.node.split('.')[0]) >= MIN_NODE_MAJOR,
     found: process.version,
     meaning: `Node.js ${MIN_NODE_MAJOR} or newer is needed`,
+    isNeeded: true,
+  };
+}
+
+function checkPageSize(): Check {
+  return {
+    name: 'page-size',
+    isOk: hostPageBytes() === PAGE_BYTES,
+    found: `${hostPageBytes()} bytes`,
+    meaning: `pages of ${PAGE_BYTES} bytes are needed: nothing smaller than a page of the host can be missing`,
     isNeeded: true,
   };
 }

@@ -54,8 +54,22 @@ test('main() runs the doctor, whose exit code is the outcome', () => {
   assert.equal(status, report.ok ? 0 : 1);
 });
 
-test('main() exits with 1 and one line when the operation fails', () => {
+test('main() exits with 2 when an address is none', () => {
   const { status, stderr } = run('run', '--memory', '32M', '--incoming', 'foo:1', '--serial', 'null');
-  assert.match(stderr, /^postcopy: Bad migration URI "foo:1": [^\n]*\n$/);
+  assert.match(stderr, /^postcopy: --incoming: Bad migration URI "foo:1": /);
+  assert.equal(status, 2);
+});
+
+test('main() exits with 1 and one line when the operation fails', () => {
+  const { status, stderr } = run(
+    'run',
+    '--memory',
+    '32M',
+    '--incoming',
+    'unix:/nonexistent/x',
+    '--serial',
+    'null',
+  );
+  assert.match(stderr, /^postcopy: [^\n]*\/nonexistent\/x[^\n]*\n$/);
   assert.equal(status, 1);
 });

@@ -65,11 +65,11 @@ test('runMachine() ends with the number of the signal, and its handlers with it'
   assert.equal(process.listenerCount('SIGINT'), listeners);
 });
 
-test('runMachine() ends well when the guest shuts down', async () => {
+test('runMachine() ends with 1 when the machine dies', async () => {
   const { vm, code, isUp } = start({});
   await isUp;
   vm.setRunState('shutdown');
-  assert.equal(await code, 0);
+  assert.equal(await code, 1);
 });
 
 test('runMachine() ends when a client of the monitor quits, and removes the socket', async (t) => {

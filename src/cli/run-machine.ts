@@ -1,8 +1,9 @@
 /**
  * The life of a machine on the command line: made, connected to consoles and monitors, moved, ended.
  *
- *   ends with   quit at a monitor, or the guest's own shutdown   0
+ *   ends with   quit at a monitor                                 0
  *               a migration that failed before its guest ran here 1
+ *               the end of the machine's own thread               1
  *               SIGHUP, SIGINT, SIGTERM                           128 + number; a second one ends at once
  *
  * A source whose guest moved away stays, as QEMU does, until it is told to quit.
@@ -23,7 +24,7 @@ type Signal = (typeof SIGNALS)[number];
 /** A thread that waits for a page that never comes cannot be stopped; the end of the process ends it. */
 const CLOSE_TIMEOUT_MS = 5000;
 
-type End = { readonly cause: 'quit' | 'guest-shutdown' | 'failed-incoming' } | { readonly cause: Signal };
+type End = { readonly cause: 'quit' | 'machine-died' | 'failed-incoming' } | { readonly cause: Signal };
 
 /**
  * @returns the exit code, when the machine has ended
@@ -94,7 +95,7 @@ function watchEnd(vm: Vm, settings: RunSettings, end: (end: End) => void): void 
   let isIncoming = settings.machine.incoming !== undefined;
   vm.on('runState', (state) => {
     if (state === 'running') isIncoming = false;
-    if (state === 'shutdown') end({ cause: 'guest-shutdown' });
+    if (state === 'shutdown') end({ cause: 'machine-died' });
   });
   vm.on('migration', (status) => {
     if (status === 'completed') isIncoming = false;
@@ -105,8 +106,12 @@ function watchEnd(vm: Vm, settings: RunSettings, end: (end: End) => void): void 
 }
 
 function exitCode(cause: End['cause']): number {
-  if (cause === 'quit' || cause === 'guest-shutdown') return 0;
-  return cause === 'failed-incoming' ? 1 : signalExitCode(cause);
+  if (cause === 'quit') return 0;
+  return isFailure(cause) ? 1 : signalExitCode(cause);
+}
+
+function isFailure(cause: End['cause']): cause is 'machine-died' | 'failed-incoming' {
+  return cause === 'machine-died' || cause === 'failed-incoming';
 }
 
 function signalExitCode(signal: Signal): number {
@@ -114,8 +119,8 @@ function signalExitCode(signal: Signal): number {
 }
 
 function shutdownReason(cause: End['cause']) {
-  if (cause === 'quit' || cause === 'guest-shutdown') return 'host-qmp-quit';
-  return cause === 'failed-incoming' ? 'host-error' : 'host-signal';
+  if (cause === 'quit') return 'host-qmp-quit';
+  return isFailure(cause) ? 'host-error' : 'host-signal';
 }
 
 async function closeInTime(vm: Vm): Promise<void> {

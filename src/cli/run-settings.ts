@@ -6,6 +6,7 @@ import { type Parameter, parameterNamed } from '../migration/parameters.ts';
 import { parseParameterValue, parseSize, parseSwitch } from '../monitor/parse-quantity.ts';
 import { type MonitorTarget, parseMonitorTarget } from '../monitor/target.ts';
 import { matchTraceNames } from '../telemetry/trace-names.ts';
+import { parseMigrationUri } from '../transport/parse-uri.ts';
 import type { VirtualMachineOptions } from '../vm/virtual-machine.ts';
 import { BUILT_IN_GUESTS, type BuiltInGuest, guestImagePath } from './package-info.ts';
 import { parseSerialTarget, type SerialTarget } from './serial-console.ts';
@@ -71,7 +72,7 @@ export function parseRunOptions(options: RunOptions, isTerminal: boolean): RunSe
   }
   return {
     machine: machineOptions(options),
-    incomingUri: options.incoming === 'defer' ? undefined : options.incoming,
+    incomingUri: incomingUriOf(options.incoming),
     monitor: given('--monitor', () => parseMonitorTarget(monitorText)),
     qmp: given('--qmp', () => parseMonitorTarget(options.qmp)),
     serial: given('--serial', () => parseSerialTarget(serialText)),
@@ -80,6 +81,12 @@ export function parseRunOptions(options: RunOptions, isTerminal: boolean): RunSe
     capabilities: Object.fromEntries((options.capability ?? []).map(parseCapability)),
     parameters: Object.fromEntries((options.parameter ?? []).map(parseParameter)),
   };
+}
+
+function incomingUriOf(text: string | undefined): string | undefined {
+  if (text === undefined || text === 'defer') return undefined;
+  given('--incoming', () => parseMigrationUri(text));
+  return text;
 }
 
 function defaultMonitor({ serial, qmp }: RunOptions, isTerminal: boolean): string {

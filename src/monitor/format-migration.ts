@@ -74,7 +74,6 @@ function ownLines(info: MigrationInfo): string[] {
   pushNumber(lines, 'resident after', info['x-resident-ms'], 'ms');
   pushNumber(lines, 'pages demanded', info['x-pages-demanded']);
   pushNumber(lines, 'pages pushed', info['x-pages-pushed']);
-  pushNumber(lines, 'pages duplicate', info['x-pages-duplicate']);
   pushLatency(lines, 'page request latency', info['x-page-request-latency-us']);
   pushLatency(lines, 'ping round trip', info['x-ping-round-trip-us']);
   const bytes = info['x-bytes'];

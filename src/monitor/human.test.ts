@@ -70,3 +70,13 @@ test('HumanSession survives a connection that breaks', async () => {
   session.close();
   session.close();
 });
+
+test('HumanSession lets migrate_cancel overtake a migrate that waits for the end', async () => {
+  const { vm, input, session } = setUp();
+  input.end('migrate tcp:h:1\nmigrate_cancel\nstop\n');
+  while (!vm.calls.includes('migrateCancel')) await new Promise((resolve) => setTimeout(resolve, 10));
+  assert.deepEqual(vm.calls, ['migrate tcp:h:1', 'migrateCancel']);
+  vm.end('cancelled');
+  await session.ended;
+  assert.deepEqual(vm.calls, ['migrate tcp:h:1', 'migrateCancel', 'stop']);
+});

@@ -1,10 +1,13 @@
 /**
  * The human monitor (HMP) on one connection: a line in, text out, a prompt.
  *
- * Lines are run one after the other, also those typed while one is busy. A terminal gets echo, editing, history and
+ * Lines are run one after the other, also those typed while one is busy; those that can look at what it does, or end it, wait
+ * a second for it at most. A terminal gets echo, editing, history and
  * completion; other input is read as it comes, and its end ends only the connection.
  */
+
 import { createInterface, type Interface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { ReadStream } from 'node:tty';
 import type { Command, MonitorContext } from './command.ts';
 import { completeLine } from './completion.ts';
@@ -21,6 +24,11 @@ import {
 
 export const PROMPT = '(postcopy) ';
 const HISTORY_LINES = 1000;
+/** How long these wait for a busy command, such as `migrate` without -d, before they go ahead of it. */
+const PATIENCE_MS = 1000;
+const OVERTAKING = /^\s*(migrate_cancel|migrate_start_postcopy|info|quit|q)\b/;
+/** Lines that may wait; more are not read. */
+const MAX_WAITING_LINES = 256;
 
 export class HumanSession implements MonitorSession {
   readonly ended: Promise<void>;
@@ -30,6 +38,9 @@ export class HumanSession implements MonitorSession {
   readonly #quitIfAsked: () => void;
   #terminal: Interface | undefined;
   #isClosed = false;
+  /** The end of the last line that waits for its turn. */
+  #busy: Promise<void> = Promise.resolve();
+  #waitingLines = 0;
 
   constructor(host: MonitorHost, streams: MonitorStreams, commands?: readonly Command[]) {
     const { context, quitIfAsked } = createContext(host, commands);
@@ -55,13 +66,13 @@ export class HumanSession implements MonitorSession {
     try {
       for await (const chunk of input.iterator({ destroyOnReturn: false })) {
         for (const line of reader.push(chunk as Uint8Array)) {
-          await writeText(output, `${await this.#run(line)}${PROMPT}`);
-          this.#quitIfAsked();
+          void this.#take(line, PROMPT);
+          if (this.#waitingLines >= MAX_WAITING_LINES) await this.#busy;
         }
       }
       const lastLine = reader.end();
-      if (lastLine !== undefined) await writeText(output, await this.#run(lastLine));
-      this.#quitIfAsked();
+      if (lastLine !== undefined) void this.#take(lastLine, '');
+      await this.#busy;
     } catch {
       // The connection broke: for the machine that is the end of this client and nothing more.
     }
@@ -89,22 +100,39 @@ export class HumanSession implements MonitorSession {
     });
     this.#terminal = terminal;
     let kept = history;
-    let busy = Promise.resolve();
     terminal.on('history', (lines) => {
       kept = lines;
     });
     terminal.on('SIGINT', () => this.#host.interrupt());
-    terminal.on('line', (line) => {
-      busy = busy.then(async () => {
-        await writeText(this.#streams.output, await this.#run(line));
-        this.#quitIfAsked();
-        if (this.#terminal === terminal && !this.#isClosed) terminal.prompt();
-      });
+    terminal.on('line', async (line) => {
+      await this.#take(line, '');
+      if (this.#terminal === terminal && !this.#isClosed) terminal.prompt();
     });
     terminal.prompt();
     await new Promise<void>((resolve) => terminal.once('close', resolve));
-    await busy;
+    await this.#busy;
     return kept;
+  }
+
+  /** Runs a line when it is its turn, and writes what it says. Never rejects. */
+  #take(line: string | null, prompt: string): Promise<void> {
+    const mayOvertake = line !== null && OVERTAKING.test(line);
+    const turn = mayOvertake
+      ? Promise.race([this.#busy, sleep(PATIENCE_MS, undefined, { ref: false })])
+      : this.#busy;
+    this.#waitingLines++;
+    const done = turn.then(async () => {
+      try {
+        await writeText(this.#streams.output, `${await this.#run(line)}${prompt}`);
+      } catch {
+        // The connection broke.
+      }
+      this.#waitingLines--;
+      this.#quitIfAsked();
+    });
+    const before = this.#busy;
+    this.#busy = done.then(() => before);
+    return done;
   }
 
   async #run(line: string | null): Promise<string> {

@@ -34,7 +34,7 @@ export function watchEvents(vm: Vm, onEvent: (event: QmpEvent) => void): () => v
   const onRunState = (state: RunState) => {
     const wasRunning = isRunning;
     isRunning = state === 'running';
-    if (state === 'shutdown') onEvent(qmpEvent('SHUTDOWN', { guest: true, reason: 'guest-shutdown' }));
+    if (state === 'shutdown') onEvent(qmpEvent('SHUTDOWN', { guest: false, reason: 'host-error' }));
     if (wasRunning && !isRunning) onEvent(qmpEvent('STOP'));
     if (!wasRunning && isRunning) onEvent(qmpEvent('RESUME'));
   };

@@ -142,7 +142,7 @@ test('events about the guest come with a timestamp, those about migrations with 
     { event: 'MIGRATION', data: { status: 'setup' } },
     { event: 'MIGRATION_PASS', data: { pass: 1 } },
     { event: 'RESUME' },
-    { event: 'SHUTDOWN', data: { guest: true, reason: 'guest-shutdown' } },
+    { event: 'SHUTDOWN', data: { guest: false, reason: 'host-error' } },
     { event: 'STOP' },
   ]);
   assert.equal(vm.listenerCount('runState'), 0);

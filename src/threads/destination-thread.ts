@@ -26,6 +26,8 @@ import { ReturnPathWriter } from './return-path-writer.ts';
 const BUFFER_BYTES = 1024 * 1024;
 /** How long the source may take to read our last word before we close. */
 const LINGER_MS = 5000;
+/** The same, when this machine is being closed. */
+const LINGER_CLOSING_MS = 1000;
 
 const data = workerData as DestinationThreadData;
 const notify = (notice: MigrationNotice) => data.orders.postMessage(notice);
@@ -139,14 +141,15 @@ function read(free: Uint8Array): void {
 /** Closing with bytes unread would reset the connection and could take our last word with it: read until the source closes. */
 function linger(): void {
   if (!data.hasReturnPath || isAtEnd || engine.status === 'postcopy-paused') return;
-  const deadlineMs = monotonicMs() + LINGER_MS;
+  let deadlineMs = monotonicMs() + (isClosing ? LINGER_CLOSING_MS : LINGER_MS);
   polls.set(0, data.fd, PollEvent.IN);
   polls.set(1, data.wakeFd, PollEvent.IN);
-  while (!isClosing && monotonicMs() < deadlineMs) {
+  while (monotonicMs() < deadlineMs) {
     polls.wait(deadlineMs - monotonicMs());
     if (polls.ready(1) !== 0) {
       drainEventfd(data.wakeFd);
       takeOrders(data.orders, obey);
+      if (isClosing) deadlineMs = Math.min(deadlineMs, monotonicMs() + LINGER_CLOSING_MS);
     }
     if (polls.ready(0) === 0) continue;
     try {

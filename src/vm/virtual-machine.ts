@@ -5,6 +5,7 @@
  * pages: while a migration runs, the main thread may be as slow as it likes.
  */
 import { EventEmitter } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type Worker } from 'node:worker_threads';
 import { whyNoAsyncDirtyTracking, whyNoSyncDirtyTracking } from '../linux/dirty-tracking-support.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
@@ -52,6 +53,9 @@ export interface VirtualMachineOptions {
   readonly isPaused?: boolean;
   readonly dirtyTracking?: DirtyTracking;
 }
+
+/** How long `stop` waits; a guest in a page fault cannot stop. */
+const STOP_MS = 2000;
 
 const ENDED: readonly MigrationStatus[] = ['completed', 'failed', 'cancelled', 'postcopy-paused'];
 
@@ -141,8 +145,17 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   async stop(): Promise<void> {
     if (this.#runState === 'inmigrate')
       throw new VmError('The guest has not come yet: there is nothing to stop');
-    const wasRunning = await this.#machine.pause();
-    if (wasRunning && this.#runState === 'running') this.#setRunState('paused');
+    const isStopped = this.#machine.pause().then((wasRunning) => {
+      if (wasRunning && this.#runState === 'running') this.#setRunState('paused');
+      return true;
+    });
+    isStopped.catch(() => {}); // Nobody may be waiting any more.
+    if (await Promise.race([isStopped, sleep(STOP_MS, false, { ref: false })])) return;
+    throw new VmError(
+      this.#status === 'postcopy-paused'
+        ? 'The guest waits for a page that is only at the source: it stops there, and cannot be stopped otherwise'
+        : `The guest has not stopped within ${STOP_MS} ms: it waits for a page, and stops when that has come`,
+    );
   }
 
   async cont(): Promise<void> {
@@ -223,6 +236,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#refuseMigration();
     const dirtyTracking = this.#chooseDirtyTracking();
     this.#error = undefined;
+    this.#migration = undefined;
     this.#connecting = new AbortController();
     this.#setStatus('setup', undefined);
     let channel: Channel;
@@ -233,6 +247,10 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       throw new VmError((error as Error).message, { cause: error });
     } finally {
       this.#connecting = undefined;
+    }
+    if (!this.#isStatus('setup')) {
+      channel.close();
+      throw new VmError('The migration was cancelled');
     }
     if (!channel.hasReturnPath && this.#capabilities['postcopy-ram']) {
       channel.close();
@@ -442,14 +460,17 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     // While it is being closed the guest may run a little on memory that is incomplete: nobody must see that.
     if (this.#isClosed) return;
     if (notice.kind === 'serial') this.emit('serial', notice.bytes);
-    else if (notice.kind === 'guest') this.emit('message', notice.message);
+    else if (notice.kind === 'guest') {
+      if (notice.event === 'crashed') this.#setRunState('internal-error');
+      this.emit('message', notice.message);
+    }
   }
 
   #machineDied(error: Error): void {
-    if (this.#isClosed || this.#runState === 'internal-error') return;
+    if (this.#isClosed || this.#runState === 'shutdown') return;
     this.#machine.abandon(error);
-    this.#setRunState('internal-error');
     this.emit('message', `The machine ended: ${error.message}`);
+    this.#setRunState('shutdown');
   }
 
   #orderMachine(order: MachineOrder): void {

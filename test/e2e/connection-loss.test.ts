@@ -123,6 +123,7 @@ suite('connection loss', { timeout: 120_000 }, () => {
       },
       () => destination.describe(),
     );
+    await assert.rejects(destination.qmp.execute('stop'), /waits for a page that is only at the source/);
 
     const { runs, missingPage } = await receivedRuns(destination);
     assert(runs.length > 0 && missingPage !== undefined, 'some pages have come and some are missing');
