@@ -117,7 +117,7 @@ suite('postcopy', { timeout: 120_000 }, () => {
     await proveMove(pair);
   });
 
-  test('each process of a 256 MiB guest stays within guest memory and 150 MB', async (t) => {
+  test('each process of a 256 MiB guest settles within guest memory and 150 MB, and 200 MB at the most', async (t) => {
     const memoryMib = 256;
     const pair = await startPair(t, { memoryMib, rangeMib: 240, args: POSTCOPY });
     const { source, destination } = pair;
@@ -127,10 +127,15 @@ suite('postcopy', { timeout: 120_000 }, () => {
     await source.qmp.execute('migrate-start-postcopy');
     await untilCompleted(pair);
     for (const vm of [source, destination]) {
-      const { now, peak } = vm.residentBytes;
       const overMb = (bytes: number) => Math.round((bytes - memoryMib * 2 ** 20) / 1e6);
-      t.diagnostic(`${vm.name}: ${overMb(now)} MB over guest memory, ${overMb(peak)} MB at the most`);
-      assert(overMb(now) <= 150, `${vm.name} has ${overMb(now)} MB more than its guest`);
+      const describe = () => {
+        const { now, peak } = vm.residentBytes;
+        return `${vm.name}: ${overMb(now)} MB over guest memory, ${overMb(peak)} MB at the most`;
+      };
+      // The threads of the migration may be on their way out still.
+      await until('memory to settle', () => overMb(vm.residentBytes.now) <= 150, describe);
+      t.diagnostic(describe());
+      assert(overMb(vm.residentBytes.peak) <= 200, describe());
     }
     await destination.untilTicks(1);
     await destination.qmp.execute('stop');
