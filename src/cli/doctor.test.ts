@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
 import { canMigrate, checksAsJson, checksAsText } from './doctor.ts';
 import { type Check, checkHost } from './doctor-checks.ts';
@@ -39,4 +40,13 @@ test('checkHost() finds what this host has without failing', () => {
   assert.equal(checks.find(({ name }) => name === 'kernel')?.isOk, true);
   assert.equal(checks.find(({ name }) => name === 'node')?.isOk, true);
   for (const { found, meaning } of checks) assert.ok(found !== '' && meaning !== '' && !found.includes('\n'));
+});
+
+test('checkHost() shows the size of a page of the host, and refuses another than 4096', () => {
+  const pageBytes = execFileSync('getconf', ['PAGESIZE'], { encoding: 'utf8' }).trim();
+  const { isOk, isNeeded, found } = checkHost().find(({ name }) => name === 'page-size') as Check;
+  assert.deepEqual(
+    { isOk, isNeeded, found },
+    { isOk: pageBytes === '4096', isNeeded: true, found: `${pageBytes} bytes` },
+  );
 });

@@ -38,6 +38,10 @@ test('main() exits with 2 on wrong usage, and says what would do', () => {
       ['run', '--guest', 'counter', 'foo'],
       /^postcopy: too many arguments for 'run'\. Expected 0 arguments but got 1/,
     ],
+    [
+      ['demo', '--bandwidth', '0'],
+      /^postcopy: option '--bandwidth <size>' argument '0' is invalid\. It must be /,
+    ],
   ];
   for (const [words, text] of refused) {
     const { status, stdout, stderr } = run(...words);

@@ -103,6 +103,8 @@ test('parseRunOptions() says which option makes no sense', () => {
     [{ serial: 'file:' }, /^--serial: /],
     [{ monitor: 'stdio', qmp: 'stdio' }, /^Only one of --monitor and --qmp can be stdio$/],
     [{ monitor: 'stdio', serial: 'stdio' }, /^Only one of --monitor and --serial can be stdio$/],
+    [{ incoming: 'tcp:127.0.0.1' }, /^--incoming: Bad migration URI "tcp:127.0.0.1": /],
+    [{ incoming: 'foo:1' }, /^--incoming: Bad migration URI "foo:1": /],
     [{ trace: ['*', 'nope'] }, /^--trace: no trace point matches "nope"/],
     [{ capability: ['events'] }, /^--capability: must be NAME=VALUE, got "events"$/],
     [{ capability: ['events=1'] }, /^--capability: Expected 'on' or 'off', got "1"$/],

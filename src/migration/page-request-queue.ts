@@ -5,6 +5,7 @@
  * are in the stream. The queue is bounded: a destination has one fault per vCPU under way, not thousands.
  */
 import assert from 'node:assert/strict';
+import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { StreamError } from '../wire/stream-error.ts';
 
 /** A peer that asks for more ranges than this at once is not asking for what its guest touches. */
@@ -16,6 +17,32 @@ export interface PageRequest {
   page: number;
   readonly endPage: number;
   readonly queuedAtMs: number;
+}
+
+/**
+ * The pages that a REQ_PAGES names.
+ *
+ * @param at stream byte of the return path, for the error
+ * @throws {StreamError} `UNKNOWN_BLOCK`, `OUT_OF_RANGE`
+ */
+export function locateRequest(
+  blocks: readonly RamBlockLayout[],
+  request: { readonly idstr: string; readonly start: number; readonly lengthBytes: number },
+  at: number,
+): { block: number; firstPage: number; pageCount: number } {
+  const { idstr, start, lengthBytes } = request;
+  const refuse = (code: 'UNKNOWN_BLOCK' | 'OUT_OF_RANGE', why: string) => {
+    const what = `Cannot serve a request for ${lengthBytes} bytes at ${start} of "${idstr}": ${why}`;
+    return new StreamError(code, what, at, 'return path');
+  };
+  const block = blocks.findIndex((candidate) => candidate.idstr === idstr);
+  const blockBytes = blocks[block]?.lengthBytes;
+  if (blockBytes === undefined) throw refuse('UNKNOWN_BLOCK', 'there is no such block');
+  if (start % TARGET_PAGE_BYTES !== 0 || lengthBytes % TARGET_PAGE_BYTES !== 0 || lengthBytes === 0) {
+    throw refuse('OUT_OF_RANGE', `both must be multiples of ${TARGET_PAGE_BYTES}`);
+  }
+  if (start + lengthBytes > blockBytes) throw refuse('OUT_OF_RANGE', `the block ends at ${blockBytes}`);
+  return { block, firstPage: start / TARGET_PAGE_BYTES, pageCount: lengthBytes / TARGET_PAGE_BYTES };
 }
 
 export class PageRequestQueue {

@@ -32,7 +32,6 @@ import { ByteWriter } from '../wire/byte-writer.ts';
 import {
   encodeAdvise,
   encodeCommand,
-  encodeDiscards,
   encodePackagedHeader,
   encodePing,
   MigrationCommand,
@@ -60,9 +59,10 @@ import {
   encodeStateDescription,
 } from './device-state.ts';
 import { DirtyPages } from './dirty-pages.ts';
+import { encodeDirtyDiscards } from './discards.ts';
 import { MigrationError } from './migration-error.ts';
 import type { MigrationInfo } from './migration-info.ts';
-import { PageRequestQueue } from './page-request-queue.ts';
+import { locateRequest, PageRequestQueue } from './page-request-queue.ts';
 import type { Parameters } from './parameters.ts';
 import { PingLedger } from './ping-ledger.ts';
 import { EMPTY_RAM_END_BYTES, RAM_SECTION_TAIL_BYTES, RamWriter } from './ram-writer.ts';
@@ -123,7 +123,6 @@ export class SourceMigration {
   readonly #statistics = new SourceStatistics();
   readonly #ram: RamWriter;
   readonly #control = new ControlQueue();
-  readonly #blockNumbers: ReadonlyMap<string, number>;
   readonly #totalBytes: number;
 
   #parameters: Parameters;
@@ -158,7 +157,6 @@ export class SourceMigration {
     this.#parameters = options.parameters;
     this.#pages = new DirtyPages(options.memory, options.dirtyTracker, options.dirtyBitmaps);
     this.#ram = new RamWriter(options.memory, this.#pages, this.#statistics, options.trace);
-    this.#blockNumbers = new Map(blocks.map(({ idstr }, block) => [idstr, block]));
     this.#totalBytes = blocks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     if (options.capabilities['postcopy-ram'] && !options.hasReturnPath) {
       throw new MigrationError(
@@ -540,18 +538,9 @@ export class SourceMigration {
 
   #queueHandover(state: DeviceState, nowMs: number): void {
     const { memory, trace } = this.#options;
-    const ranges = memory.blocks.map((): { start: number; lengthBytes: number }[] => []);
-    this.#pages.forEachDirtyRun((block, firstPage, pageCount) => {
-      const range = { start: firstPage * TARGET_PAGE_BYTES, lengthBytes: pageCount * TARGET_PAGE_BYTES };
-      ranges[block]?.push(range);
-      if (trace.isEnabled('postcopy_send_discard_bm_ram')) {
-        trace.emit('postcopy_send_discard_bm_ram', { idstr: memory.blocks[block]?.idstr ?? '', ...range });
-      }
-    });
-    memory.blocks.forEach(({ idstr }, block) => {
-      for (const command of encodeDiscards(idstr, ranges[block] ?? []))
-        this.#queueCommand('POSTCOPY_RAM_DISCARD', command);
-    });
+    for (const command of encodeDirtyDiscards(memory.blocks, this.#pages, trace)) {
+      this.#queueCommand('POSTCOPY_RAM_DISCARD', command);
+    }
     this.#queuePing(PingValue.DISCARDS_SENT, nowMs);
 
     const parts = encodePackage(state);
@@ -643,29 +632,18 @@ export class SourceMigration {
   #queueRequest(idstr: string, start: number, lengthBytes: number, nowMs: number): void {
     const at = this.#returnPathBytes;
     const { memory, trace } = this.#options;
-    const block = this.#blockNumbers.get(idstr);
-    const refuse = (code: 'UNKNOWN_BLOCK' | 'OUT_OF_RANGE' | 'BAD_MESSAGE', why: string) =>
-      new StreamError(
-        code,
-        `Cannot serve a request for ${lengthBytes} bytes at ${start} of "${idstr}": ${why}`,
-        at,
-        'return path',
-      );
-    if (block === undefined) throw refuse('UNKNOWN_BLOCK', 'there is no such block');
-    const blockBytes = memory.blocks[block]?.lengthBytes ?? 0;
-    if (start % TARGET_PAGE_BYTES !== 0 || lengthBytes % TARGET_PAGE_BYTES !== 0 || lengthBytes === 0) {
-      throw refuse('OUT_OF_RANGE', `both must be multiples of ${TARGET_PAGE_BYTES}`);
-    }
-    if (start + lengthBytes > blockBytes) throw refuse('OUT_OF_RANGE', `the block ends at ${blockBytes}`);
+    const place = locateRequest(memory.blocks, { idstr, start, lengthBytes }, at);
     if (this.#phase !== 'postcopy' && this.#phase !== 'handover' && this.#phase !== 'ending') {
-      throw refuse('BAD_MESSAGE', `the migration is in state "${this.#status}", not in postcopy`);
+      const what = `Cannot serve a request for pages of "${idstr}" in state "${this.#status}", not in postcopy`;
+      throw new StreamError('BAD_MESSAGE', what, at, 'return path');
     }
-    if (trace.isEnabled('ram_save_queue_pages'))
+    if (trace.isEnabled('ram_save_queue_pages')) {
       trace.emit('ram_save_queue_pages', { idstr, start, lengthBytes });
+    }
     this.#statistics.pageRequests++;
     // Once all is sent, whatever is asked for is in the stream already.
-    if (this.#phase === 'ending') return;
-    this.#requests.push(block, start / TARGET_PAGE_BYTES, lengthBytes / TARGET_PAGE_BYTES, nowMs, at);
+    if (this.#phase !== 'ending')
+      this.#requests.push(place.block, place.firstPage, place.pageCount, nowMs, at);
   }
 
   #handleShut(status: number, nowMs: number): void {

@@ -79,6 +79,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #connecting: AbortController | undefined;
   #listener: Listener | undefined;
   #hasIncoming = false;
+  /** Asked for, and still to come about. */
+  #isStopping = false;
   readonly #memoryDumps = new Set<Worker>();
   #isClosed = false;
 
@@ -145,10 +147,18 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   async stop(): Promise<void> {
     if (this.#runState === 'inmigrate')
       throw new VmError('The guest has not come yet: there is nothing to stop');
-    const isStopped = this.#machine.pause().then((wasRunning) => {
-      if (wasRunning && this.#runState === 'running') this.#setRunState('paused');
-      return true;
-    });
+    if (this.#runState === 'shutdown')
+      throw new VmError('There is no machine any more that could be stopped');
+    this.#isStopping = true;
+    const isStopped = this.#machine
+      .pause()
+      .finally(() => {
+        this.#isStopping = false;
+      })
+      .then((wasRunning) => {
+        if (wasRunning && this.#runState === 'running') this.#setRunState('paused');
+        return true;
+      });
     isStopped.catch(() => {}); // Nobody may be waiting any more.
     if (await Promise.race([isStopped, sleep(STOP_MS, false, { ref: false })])) return;
     throw new VmError(
@@ -161,6 +171,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   async cont(): Promise<void> {
     switch (this.#runState) {
       case 'running':
+        // A stop that has not come about yet is taken back as soon as it has; nobody waits for that, as it may be never.
+        if (this.#isStopping) this.#resumeLater();
         return;
       case 'inmigrate':
         throw new VmError(
@@ -237,20 +249,22 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     const dirtyTracking = this.#chooseDirtyTracking();
     this.#error = undefined;
     this.#migration = undefined;
-    this.#connecting = new AbortController();
+    const connecting = new AbortController();
+    this.#connecting = connecting;
     this.#setStatus('setup', undefined);
     let channel: Channel;
     try {
-      channel = await connectChannel(uri, { signal: this.#connecting.signal });
+      channel = await connectChannel(uri, { signal: connecting.signal });
+      if (connecting.signal.aborted) {
+        channel.close();
+        throw new VmError(this.#isClosed ? 'The virtual machine is closed' : 'The migration was cancelled');
+      }
     } catch (error) {
-      if (this.#isStatus('setup')) this.#setStatus('failed', (error as Error).message);
-      throw new VmError((error as Error).message, { cause: error });
+      // A cancelled one has its status, and the next may be connecting already.
+      if (this.#connecting === connecting) this.#setStatus('failed', (error as Error).message);
+      throw error instanceof VmError ? error : new VmError((error as Error).message, { cause: error });
     } finally {
-      this.#connecting = undefined;
-    }
-    if (!this.#isStatus('setup')) {
-      channel.close();
-      throw new VmError('The migration was cancelled');
+      if (this.#connecting === connecting) this.#connecting = undefined;
     }
     if (!channel.hasReturnPath && this.#capabilities['postcopy-ram']) {
       channel.close();
@@ -295,9 +309,10 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   async migrateCancel(): Promise<void> {
     if (this.#connecting !== undefined) {
+      this.#connecting.abort();
+      this.#connecting = undefined;
       this.#setStatus('cancelling', undefined);
       this.#setStatus('cancelled', undefined);
-      this.#connecting.abort();
       return;
     }
     // As in QEMU, cancelling when there is nothing to cancel is no error.
@@ -435,8 +450,11 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     );
   }
 
-  #isStatus(status: MigrationStatus): boolean {
-    return this.#status === status;
+  #resumeLater(): void {
+    this.#machine.resume().then(
+      () => this.#setRunState('running'),
+      () => {}, // It has not stopped, or must not run on: nothing is to be taken back.
+    );
   }
 
   #setStatus(status: MigrationStatus, error: string | undefined): void {
@@ -452,6 +470,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   #setRunState(state: RunState): void {
     if (state === this.#runState) return;
+    // A guest that has crashed does not come back, even if the news that it ran comes after that.
+    if (this.#runState === 'internal-error' && state !== 'shutdown') return;
     this.#runState = state;
     this.emit('runState', state);
   }
