@@ -184,7 +184,8 @@ export function discard(block: number, firstPage: number, pageCount: number): Ui
 }
 
 export function devices(isRunning = true): Uint8Array {
-  return concatenate(...encodeDeviceSections({ section: DEVICE, bytes: Uint8Array.of(0xab), isRunning }));
+  const sections = encodeDeviceSections({ section: DEVICE, bytes: Uint8Array.of(0xab), isRunning });
+  return concatenate(...sections.map(({ bytes }) => bytes));
 }
 
 export function packaged(...pieces: readonly Uint8Array[]): Uint8Array {

@@ -34,18 +34,25 @@ export interface DeviceState {
   readonly isRunning: boolean;
 }
 
+/** A whole message of the stream, and what it is. */
+export type StreamMessage =
+  | { readonly bytes: Uint8Array; readonly command: string }
+  | { readonly bytes: Uint8Array; readonly section: { readonly idstr: string; readonly sectionId: number } };
+
 /** The FULL sections of the device state, in their order. */
-export function encodeDeviceSections({ section, bytes, isRunning }: DeviceState): Uint8Array[] {
-  return [
-    writeDeviceSection({
-      sectionId: GLOBAL_STATE_SECTION_ID,
-      idstr: GLOBAL_STATE_IDSTR,
-      instanceId: 0,
-      versionId: GLOBAL_STATE_VERSION_ID,
-      body: encodeGlobalState(isRunning ? 'running' : 'paused'),
-    }),
-    writeDeviceSection({ sectionId: MACHINE_SECTION_ID, ...section, body: encodeLengthPrefixed(bytes) }),
-  ];
+export function encodeDeviceSections({ section, bytes, isRunning }: DeviceState): StreamMessage[] {
+  const globalState = {
+    sectionId: GLOBAL_STATE_SECTION_ID,
+    idstr: GLOBAL_STATE_IDSTR,
+    instanceId: 0,
+    versionId: GLOBAL_STATE_VERSION_ID,
+    body: encodeGlobalState(isRunning ? 'running' : 'paused'),
+  };
+  const machine = { sectionId: MACHINE_SECTION_ID, ...section, body: encodeLengthPrefixed(bytes) };
+  return [globalState, machine].map((device) => ({
+    bytes: writeDeviceSection(device),
+    section: { idstr: device.idstr, sectionId: device.sectionId },
+  }));
 }
 
 /** What stands behind the EOF of a precopy stream, so that others can decode it: the VM description. */
@@ -69,11 +76,11 @@ export function encodeStateDescription({ section, bytes }: DeviceState): Uint8Ar
 }
 
 /** The package that moves the guest: listen for faults, take the device state, run. */
-export function encodePackage(state: DeviceState): Uint8Array[] {
+export function encodePackage(state: DeviceState): StreamMessage[] {
   return [
-    encodeCommand(MigrationCommand.POSTCOPY_LISTEN),
+    { bytes: encodeCommand(MigrationCommand.POSTCOPY_LISTEN), command: 'POSTCOPY_LISTEN' },
     ...encodeDeviceSections(state),
-    encodePing(PingValue.IN_PACKAGE),
-    encodeCommand(MigrationCommand.POSTCOPY_RUN),
+    { bytes: encodePing(PingValue.IN_PACKAGE), command: 'PING' },
+    { bytes: encodeCommand(MigrationCommand.POSTCOPY_RUN), command: 'POSTCOPY_RUN' },
   ];
 }

@@ -57,6 +57,7 @@ import {
   encodeDeviceSections,
   encodePackage,
   encodeStateDescription,
+  type StreamMessage,
 } from './device-state.ts';
 import { DirtyPages } from './dirty-pages.ts';
 import { encodeDirtyDiscards } from './discards.ts';
@@ -277,7 +278,8 @@ export class SourceMigration {
     const state = { section: this.#options.deviceSection, bytes, isRunning: this.#wasGuestRunning };
     if (this.#isPostcopyWanted) this.#queueHandover(state, nowMs);
     else {
-      this.#queueDevices([...encodeDeviceSections(state), new Uint8Array(EOF_BYTES)]);
+      for (const message of encodeDeviceSections(state)) this.#queueMessage(message);
+      this.#control.push(new Uint8Array(EOF_BYTES));
       // The destination need not wait for the description to run the guest.
       this.#handoverAt = this.#producedBytes + this.#control.pendingBytes;
       this.#control.push(encodeStateDescription(state));
@@ -543,11 +545,11 @@ export class SourceMigration {
     }
     this.#queuePing(PingValue.DISCARDS_SENT, nowMs);
 
-    const parts = encodePackage(state);
-    const lengthBytes = parts.reduce((sum, part) => sum + part.length, 0);
+    const messages = encodePackage(state);
+    const lengthBytes = messages.reduce((sum, { bytes }) => sum + bytes.length, 0);
     this.#queueCommand('PACKAGED', encodePackagedHeader(lengthBytes));
     this.#pings.sent(PingValue.IN_PACKAGE, nowMs, this.#producedBytes);
-    this.#queueDevices(parts);
+    for (const message of messages) this.#queueMessage(message);
     this.#handoverAt = this.#producedBytes + this.#control.pendingBytes;
     this.#queuePing(PingValue.PACKAGE_SENT, nowMs);
     this.#phase = 'handover';
@@ -730,18 +732,20 @@ export class SourceMigration {
     this.#pings.sent(value, nowMs, this.#producedBytes + this.#control.pendingBytes);
   }
 
-  #queueDevices(parts: readonly Uint8Array[]): void {
-    for (const bytes of parts) {
-      this.#statistics.deviceBytes += bytes.length;
-      this.#control.push(bytes);
+  #queueMessage(message: StreamMessage): void {
+    const { trace } = this.#options;
+    const { bytes } = message;
+    if ('command' in message) {
+      this.#queueCommand(message.command, bytes);
+      return;
     }
-    if (this.#options.trace.isEnabled('savevm_section_end')) {
-      const bytes = parts.reduce((sum, part) => sum + part.length, 0);
-      this.#options.trace.emit('savevm_section_end', {
-        idstr: this.#options.deviceSection.idstr,
-        sectionId: -1,
-        bytes,
-      });
+    this.#statistics.deviceBytes += bytes.length;
+    if (trace.isEnabled('savevm_section_start')) {
+      trace.emit('savevm_section_start', { ...message.section, type: 'full' });
+    }
+    this.#control.push(bytes);
+    if (trace.isEnabled('savevm_section_end')) {
+      trace.emit('savevm_section_end', { ...message.section, bytes: bytes.length });
     }
   }
 
