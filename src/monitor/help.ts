@@ -10,7 +10,7 @@ const INFO = 'info ';
 const NOTES = [
   'Quote arguments with spaces: migrate "exec:cat > file"',
   'The end of input, or Ctrl-D at a terminal, does not end the machine: "quit" does, or Ctrl-C at a terminal.',
-  'While a command is busy others wait; info, quit, migrate_cancel and migrate_start_postcopy for a second at most.',
+  'While a command is busy others wait; info, migrate_cancel and migrate_start_postcopy for a second at most.',
 ];
 
 /**

@@ -140,7 +140,7 @@ function read(free: Uint8Array): void {
 
 /** Closing with bytes unread would reset the connection and could take our last word with it: read until the source closes. */
 function linger(): void {
-  if (!data.hasReturnPath || isAtEnd || engine.status === 'postcopy-paused') return;
+  if (!data.hasReturnPath || isAtEnd || !engine.isOver || engine.status === 'postcopy-paused') return;
   let deadlineMs = monotonicMs() + (isClosing ? LINGER_CLOSING_MS : LINGER_MS);
   polls.set(0, data.fd, PollEvent.IN);
   polls.set(1, data.wakeFd, PollEvent.IN);
