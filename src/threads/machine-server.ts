@@ -4,7 +4,6 @@
  * It also knows what the machine does not: whether the guest runs, and when it stopped at the source.
  */
 import type { MessagePort } from 'node:worker_threads';
-import { closeFd } from '../linux/fd.ts';
 import { signalEventfd } from '../linux/poll.ts';
 import type { Machine } from '../machine/machine.ts';
 import {
@@ -38,13 +37,13 @@ export class MachineServer {
   }
 
   /**
-   * @param wakeFd of a migration, which sits in poll(2): signalled with every reply. It is ours, and closed with the port
+   * @param wakeFd of a migration, which sits in poll(2): signalled with every reply, until `onDetached`
    */
-  attach(port: MessagePort, wakeFd: number | undefined): void {
+  attach(port: MessagePort, wakeFd: number | undefined, onDetached: () => void): void {
     let isAttached = true;
     port.on('close', () => {
       isAttached = false;
-      if (wakeFd !== undefined) closeFd(wakeFd);
+      onDetached();
     });
     port.on('message', (request: MachineRequest) => {
       this.#queue = this.#queue.then(async () => {

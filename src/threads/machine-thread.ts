@@ -26,9 +26,12 @@ try {
   });
   const server = new MachineServer(machine);
   main.on('message', (order: MachineOrder) => {
-    if (order.kind === 'attach') server.attach(order.port, order.wakeFd);
-    else if (order.kind === 'release') server.release();
-    else type(machine, order.bytes);
+    if (order.kind === 'attach') {
+      const { port, wakeFd } = order;
+      server.attach(port, wakeFd, () => notify({ kind: 'detached', wakeFd }));
+    }
+    if (order.kind === 'release') server.release();
+    if (order.kind === 'serial') type(machine, order.bytes);
   });
   const { machineType, ramBlocks, deviceSection } = machine;
   notify({ kind: 'ready', machineType, ramBlocks, deviceSection });

@@ -49,6 +49,8 @@ export type MachineNotice =
     }
   | { readonly kind: 'unusable'; readonly message: string }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
+  /** The port of an `attach` is closed, and its eventfd not used any more. */
+  | { readonly kind: 'detached'; readonly wakeFd: number | undefined }
   | {
       readonly kind: 'guest';
       readonly event: 'reset' | 'halted' | 'crashed' | 'deaf';
@@ -57,7 +59,7 @@ export type MachineNotice =
 
 /** From the main thread to the machine thread, without a reply. */
 export type MachineOrder =
-  /** `wakeFd` becomes the machine thread's. */
+  /** `wakeFd` must stay open until `detached`, or the end of the machine thread. */
   | { readonly kind: 'attach'; readonly port: MessagePort; readonly wakeFd: number | undefined }
   /** The migration that stopped the guest has ended: who may let it run is the main thread's to decide again. */
   | { readonly kind: 'release' }

@@ -34,7 +34,7 @@ export interface MigrationHost {
   readonly machineType: string;
   readonly deviceSection: DeviceSectionName;
   readonly traces: readonly TraceName[];
-  /** Gives the machine thread a port to serve, and an eventfd to signal with each reply. */
+  /** Gives the machine thread a port to serve, and an eventfd of its own to signal with each reply. */
   attachMachine(port: MessagePort, wakeFd: number): void;
   onStatus(status: MigrationStatus, error: string | undefined): void;
   onPass(pass: number): void;

@@ -8,6 +8,7 @@ import { EventEmitter } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type Worker } from 'node:worker_threads';
 import { whyNoAsyncDirtyTracking, whyNoSyncDirtyTracking } from '../linux/dirty-tracking-support.ts';
+import { closeFd } from '../linux/fd.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { type Capabilities, type Capability, DEFAULT_CAPABILITIES } from '../migration/capabilities.ts';
@@ -73,6 +74,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #traces: ReadonlySet<TraceName> = new Set();
 
   #migration: MigrationThread | undefined;
+  /** Eventfds that the machine thread signals: ours to close when it does not any more. */
+  readonly #wakeFds = new Set<number>();
   #status: MigrationStatus = 'none';
   #error: string | undefined;
   /** Before there is a migration thread: connecting, or listening. */
@@ -135,7 +138,11 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#orderMachine({ kind: 'attach', port: port2, wakeFd: undefined });
     thread.on('message', (notice: MachineNotice) => this.#heed(notice));
     thread.on('error', (error) => this.#machineDied(error));
-    thread.on('exit', () => this.#machineDied(new Error('The machine thread ended')));
+    thread.on('exit', () => {
+      for (const wakeFd of this.#wakeFds) closeFd(wakeFd);
+      this.#wakeFds.clear();
+      this.#machineDied(new Error('The machine thread ended'));
+    });
   }
 
   // ---- running ---------------------------------------------------------------------------------------------
@@ -429,7 +436,10 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       machineType: this.machineType,
       deviceSection: this.#deviceSection,
       traces: [...this.#traces],
-      attachMachine: (port, wakeFd) => this.#orderMachine({ kind: 'attach', port, wakeFd }),
+      attachMachine: (port, wakeFd) => {
+        this.#wakeFds.add(wakeFd);
+        this.#orderMachine({ kind: 'attach', port, wakeFd });
+      },
       onStatus: (status, error) => this.#setStatus(status, error),
       onPass: (pass) => this.emit('migrationPass', pass),
       onGuest: (isRunning) => this.#setRunState(isRunning ? 'running' : 'finish-migrate'),
@@ -477,6 +487,9 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   #heed(notice: MachineNotice): void {
+    if (notice.kind === 'detached' && notice.wakeFd !== undefined && this.#wakeFds.delete(notice.wakeFd)) {
+      closeFd(notice.wakeFd);
+    }
     // While it is being closed the guest may run a little on memory that is incomplete: nobody must see that.
     if (this.#isClosed) return;
     if (notice.kind === 'serial') this.emit('serial', notice.bytes);
