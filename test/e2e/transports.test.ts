@@ -101,7 +101,7 @@ suite('transports', { timeout: 120_000 }, () => {
     const source = await startSource(t, tempFolder(t), { memoryMib: 32 });
     await source.migrate('exec:cat > /dev/null; exit 3');
     await failed(source);
-    assert.match(source.stderr, /exited with code 3.*It may run the guest: look there/);
+    await source.untilSaid(/exited with code 3.*It may run the guest: look there/);
     await until('the guest to be paused', async () => (await source.runState()) === 'paused');
     await source.qmp.execute('cont');
     await source.untilMoreTicks();

@@ -90,6 +90,15 @@ export class VmProcess {
     atEnd(t, () => this.#qmp?.close());
   }
 
+  /** Waits until it has said something at standard error: what a monitor tells may be here before. */
+  async untilSaid(pattern: RegExp): Promise<void> {
+    await until(
+      `${this.name} to say ${pattern}`,
+      () => pattern.test(this.stderr),
+      () => this.describe(),
+    );
+  }
+
   /** One more QMP connection. The caller closes it, or the end of the process does. */
   connectQmp(): Promise<QmpClient> {
     return QmpClient.connect(this.#qmpPath, () => this.#exit && `the process has ended\n${this.describe()}`);
