@@ -34,7 +34,7 @@ import {
 import { MIN_STREAM_BUFFER_BYTES } from '../wire/stream-decoder.ts';
 import { DestinationMigration } from './destination.ts';
 import type { DestinationMemory } from './destination-ports.ts';
-import { encodeDeviceSections } from './device-state.ts';
+import { machineDevices } from './device-state.ts';
 import { RequestTimes } from './page-requests.ts';
 
 const MACHINE_TYPE = 'rig-1';
@@ -184,7 +184,7 @@ export function discard(block: number, firstPage: number, pageCount: number): Ui
 }
 
 export function devices(isRunning = true): Uint8Array {
-  const sections = encodeDeviceSections({ section: DEVICE, bytes: Uint8Array.of(0xab), isRunning });
+  const sections = machineDevices(DEVICE)(Uint8Array.of(0xab), isRunning).messages;
   return concatenate(...sections.map(({ bytes }) => bytes));
 }
 

@@ -1,6 +1,7 @@
 /**
- * The device state of a machine on the wire: QEMU's `globalstate` (did the guest run?) and one FULL section of ours.
+ * The device state of a machine on the wire: FULL sections, and their description.
  */
+import assert from 'node:assert/strict';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { encodeCommand, encodePing, MigrationCommand, PingValue } from '../wire/commands.ts';
 import {
@@ -12,6 +13,7 @@ import {
   lengthPrefixedFields,
   writeDeviceSection,
 } from '../wire/device-sections.ts';
+import { SectionType } from '../wire/sections.ts';
 import { encodeVmDescription } from '../wire/vm-description.ts';
 
 /** How a machine's device state is named on the wire. */
@@ -22,41 +24,69 @@ export interface DeviceSectionName {
   readonly versionId: number;
 }
 
-/** RAM has the id QEMU usually gives it; any would do, as long as it stays. */
+/** RAM has the id QEMU usually gives it; any would do, as long as it stays and no device has it. */
 export const RAM_SECTION_ID = 2;
 const GLOBAL_STATE_SECTION_ID = 3;
 const MACHINE_SECTION_ID = 4;
-
-export interface DeviceState {
-  readonly section: DeviceSectionName;
-  readonly bytes: Uint8Array;
-  /** Whether the guest is to run at the destination, or stays paused as it was. */
-  readonly isRunning: boolean;
-}
 
 /** A whole message of the stream, and what it is. */
 export type StreamMessage =
   | { readonly bytes: Uint8Array; readonly command: string }
   | { readonly bytes: Uint8Array; readonly section: { readonly idstr: string; readonly sectionId: number } };
 
-/** The FULL sections of the device state, in their order. */
-export function encodeDeviceSections({ section, bytes, isRunning }: DeviceState): StreamMessage[] {
-  const globalState = {
-    sectionId: GLOBAL_STATE_SECTION_ID,
-    idstr: GLOBAL_STATE_IDSTR,
-    instanceId: 0,
-    versionId: GLOBAL_STATE_VERSION_ID,
-    body: encodeGlobalState(isRunning ? 'running' : 'paused'),
-  };
-  const machine = { sectionId: MACHINE_SECTION_ID, ...section, body: encodeLengthPrefixed(bytes) };
-  return [globalState, machine].map((device) => ({
-    bytes: writeDeviceSection(device),
-    section: { idstr: device.idstr, sectionId: device.sectionId },
-  }));
+/** The device state as it goes into a stream. */
+export interface DeviceSections {
+  /** FULL sections, in their order. */
+  readonly messages: readonly StreamMessage[];
+  /** What stands behind the EOF of a precopy stream, so that others can decode it: the VM description, or nothing. */
+  readonly description: Uint8Array;
 }
 
-/** What stands behind the EOF of a precopy stream, so that others can decode it: the VM description. */
-export function encodeStateDescription({ section, bytes }: DeviceState): Uint8Array {
+/**
+ * Makes sections of what a machine has saved.
+ *
+ * @param isRunning whether the guest is to run at the destination, or stays paused as it was
+ */
+export type DeviceEncoder = (state: Uint8Array, isRunning: boolean) => DeviceSections;
+
+/** The devices of a machine of ours: QEMU's `globalstate` (did the guest run?) and one FULL section. */
+export function machineDevices(section: DeviceSectionName): DeviceEncoder {
+  return (state, isRunning) => {
+    const globalState = {
+      sectionId: GLOBAL_STATE_SECTION_ID,
+      idstr: GLOBAL_STATE_IDSTR,
+      instanceId: 0,
+      versionId: GLOBAL_STATE_VERSION_ID,
+      body: encodeGlobalState(isRunning ? 'running' : 'paused'),
+    };
+    const machine = { sectionId: MACHINE_SECTION_ID, ...section, body: encodeLengthPrefixed(state) };
+    return {
+      messages: [globalState, machine].map((device) => ({
+        bytes: writeDeviceSection(device),
+        section: { idstr: device.idstr, sectionId: device.sectionId },
+      })),
+      description: describeMachine(section, state.length),
+    };
+  };
+}
+
+/**
+ * Devices of a machine we know nothing of, as FULL sections that were captured; whether its guest runs is in them.
+ *
+ * @param description the VMDESCRIPTION record that belongs to them, or nothing
+ */
+export function capturedDevices(description: Uint8Array): DeviceEncoder {
+  return (sections) => {
+    assert.equal(sections[0], SectionType.FULL);
+    const sectionId = new DataView(sections.buffer, sections.byteOffset).getUint32(1);
+    return {
+      messages: [{ bytes: sections, section: { idstr: 'devices as captured', sectionId } }],
+      description,
+    };
+  };
+}
+
+function describeMachine(section: DeviceSectionName, stateBytes: number): Uint8Array {
   return encodeVmDescription(TARGET_PAGE_BYTES, [
     {
       name: GLOBAL_STATE_IDSTR,
@@ -70,16 +100,16 @@ export function encodeStateDescription({ section, bytes }: DeviceState): Uint8Ar
       instanceId: section.instanceId,
       version: section.versionId,
       vmsdName: section.idstr,
-      fields: lengthPrefixedFields(bytes.length),
+      fields: lengthPrefixedFields(stateBytes),
     },
   ]);
 }
 
 /** The package that moves the guest: listen for faults, take the device state, run. */
-export function encodePackage(state: DeviceState): StreamMessage[] {
+export function encodePackage(devices: readonly StreamMessage[]): StreamMessage[] {
   return [
     { bytes: encodeCommand(MigrationCommand.POSTCOPY_LISTEN), command: 'POSTCOPY_LISTEN' },
-    ...encodeDeviceSections(state),
+    ...devices,
     { bytes: encodePing(PingValue.IN_PACKAGE), command: 'PING' },
     { bytes: encodeCommand(MigrationCommand.POSTCOPY_RUN), command: 'POSTCOPY_RUN' },
   ];

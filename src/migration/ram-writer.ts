@@ -26,9 +26,9 @@ import {
   writeSectionFooter,
   writeSectionStart,
 } from '../wire/sections.ts';
-import { RAM_SECTION_ID } from './device-state.ts';
 import type { DirtyPages } from './dirty-pages.ts';
 import type { PageRequestQueue } from './page-request-queue.ts';
+import type { PushOrder } from './push-order.ts';
 import type { SourceMemory } from './source-ports.ts';
 import type { SourceStatistics } from './source-statistics.ts';
 
@@ -42,15 +42,23 @@ export class RamWriter {
   readonly #pages: DirtyPages;
   readonly #statistics: SourceStatistics;
   readonly #trace: Trace;
+  readonly #sectionId: number;
   /** The block that CONTINUE refers to, -1 for none. */
   #namedBlock = -1;
   #isFinalOpen = false;
 
-  constructor(memory: SourceMemory, pages: DirtyPages, statistics: SourceStatistics, trace: Trace) {
+  constructor(
+    memory: SourceMemory,
+    pages: DirtyPages,
+    statistics: SourceStatistics,
+    trace: Trace,
+    sectionId: number,
+  ) {
     this.#memory = memory;
     this.#pages = pages;
     this.#statistics = statistics;
     this.#trace = trace;
+    this.#sectionId = sectionId;
   }
 
   /** The next record names its block again: the destination may have another idea of the last one. */
@@ -61,7 +69,7 @@ export class RamWriter {
   /** START: announces the blocks. @param withHostPageSize whether POSTCOPY_ADVISE was sent */
   writeStart(writer: ByteWriter, withHostPageSize: boolean): void {
     this.#traceStart('start');
-    writeSectionStart(writer, SectionType.START, RAM_SECTION_ID, RAM_IDSTR, RAM_INSTANCE_ID, RAM_VERSION_ID);
+    writeSectionStart(writer, SectionType.START, this.#sectionId, RAM_IDSTR, RAM_INSTANCE_ID, RAM_VERSION_ID);
     writeMemSize(writer, this.#memory.blocks, { withHostPageSize });
     this.#endSection(writer);
   }
@@ -74,7 +82,7 @@ export class RamWriter {
    */
   writePart(writer: ByteWriter, limitBytes: number, reservedBytes = 0): boolean {
     const head = writer.position;
-    writeSectionContinuation(writer, SectionType.PART, RAM_SECTION_ID);
+    writeSectionContinuation(writer, SectionType.PART, this.#sectionId);
     const empty = writer.position;
     const hasMore = this.#writePages(writer, limitBytes, reservedBytes);
     this.#endUnlessEmpty(writer, head, empty);
@@ -84,7 +92,7 @@ export class RamWriter {
   /** PART: requested pages that have not been sent, oldest request first. The scan goes on behind the last of them. */
   writeRequested(writer: ByteWriter, requests: PageRequestQueue, nowMs: number): void {
     const head = writer.position;
-    writeSectionContinuation(writer, SectionType.PART, RAM_SECTION_ID);
+    writeSectionContinuation(writer, SectionType.PART, this.#sectionId);
     const empty = writer.position;
     while (!requests.isEmpty) {
       const request = requests.first();
@@ -104,12 +112,23 @@ export class RamWriter {
     this.#endUnlessEmpty(writer, head, empty);
   }
 
+  /** PART: the next pages of an order, about `limitBytes` of them; it must be at a dirty page. */
+  writeOrdered(writer: ByteWriter, order: PushOrder, limitBytes: number, reservedBytes: number): void {
+    const head = writer.position;
+    writeSectionContinuation(writer, SectionType.PART, this.#sectionId);
+    const empty = writer.position;
+    while (this.#hasRoom(writer, reservedBytes) && writer.position - empty < limitBytes && order.seek()) {
+      this.#writePage(writer, order.block, order.page);
+    }
+    this.#endUnlessEmpty(writer, head, empty);
+  }
+
   /** END: everything that remains, however many calls that takes. @returns false once it is complete */
   writeFinal(writer: ByteWriter): boolean {
     if (!this.#isFinalOpen) {
       this.#isFinalOpen = true;
       this.#traceStart('end');
-      writeSectionContinuation(writer, SectionType.END, RAM_SECTION_ID);
+      writeSectionContinuation(writer, SectionType.END, this.#sectionId);
     }
     const hasMore = this.#writePages(writer, Number.POSITIVE_INFINITY, 0);
     if (!hasMore) this.#endSection(writer);
@@ -119,7 +138,7 @@ export class RamWriter {
   /** END without pages. */
   writeEmptyEnd(writer: ByteWriter): void {
     this.#traceStart('end');
-    writeSectionContinuation(writer, SectionType.END, RAM_SECTION_ID);
+    writeSectionContinuation(writer, SectionType.END, this.#sectionId);
     this.#endSection(writer);
   }
 
@@ -171,11 +190,11 @@ export class RamWriter {
 
   #endSection(writer: ByteWriter): void {
     writeRamEos(writer);
-    writeSectionFooter(writer, RAM_SECTION_ID);
+    writeSectionFooter(writer, this.#sectionId);
   }
 
   #traceStart(type: string): void {
     if (!this.#trace.isEnabled('savevm_section_start')) return;
-    this.#trace.emit('savevm_section_start', { idstr: RAM_IDSTR, sectionId: RAM_SECTION_ID, type });
+    this.#trace.emit('savevm_section_start', { idstr: RAM_IDSTR, sectionId: this.#sectionId, type });
   }
 }

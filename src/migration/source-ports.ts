@@ -5,6 +5,7 @@
  */
 import type { PageBitmap } from '../memory/page-bitmap.ts';
 import type { RamBlockLayout } from '../memory/ram-block.ts';
+import type { PageRun } from './push-order.ts';
 import type { MigrationStatus } from './states.ts';
 
 /** Guest memory, by block number (index in `blocks`) and offset within the block. */
@@ -38,4 +39,6 @@ export interface SourceEffects {
   resumeGuest(): void;
   statusChanged(status: MigrationStatus, error: Error | undefined): void;
   passBegins(pass: number): void;
+  /** The destination asks for pages; whoever wants to know what its guest touches first. */
+  pagesRequested?(pages: PageRun): void;
 }

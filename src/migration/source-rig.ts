@@ -7,11 +7,13 @@ import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
 import type { Command } from '../wire/commands.ts';
-import { encodePong } from '../wire/return-path.ts';
+import { encodePong, encodeReqPagesId } from '../wire/return-path.ts';
 import { MIN_STREAM_BUFFER_BYTES, StreamDecoder } from '../wire/stream-decoder.ts';
 import type { StreamHandler } from '../wire/stream-handler.ts';
 import { DEFAULT_CAPABILITIES } from './capabilities.ts';
+import { machineDevices } from './device-state.ts';
 import { DEFAULT_PARAMETERS, type Parameters } from './parameters.ts';
+import type { PageRun } from './push-order.ts';
 import { SourceMigration } from './source.ts';
 import type { DirtyTracker, SourceMemory } from './source-ports.ts';
 
@@ -24,6 +26,8 @@ export interface SourceRigOptions {
   readonly hasReturnPath?: boolean;
   readonly parameters?: Partial<Parameters>;
   readonly pageSizeBytes?: number;
+  readonly pushFirst?: readonly PageRun[];
+  readonly quietBeforePushMs?: number;
 }
 
 export class SourceRig {
@@ -31,6 +35,7 @@ export class SourceRig {
   /** What the engine asked of the machine, in order. */
   readonly effects: string[] = [];
   readonly statuses: string[] = [];
+  readonly requested: PageRun[] = [];
   /** Names of all that was traced. */
   readonly traces: TraceName[] = [];
   /** Everything the decoder understood. */
@@ -64,16 +69,19 @@ export class SourceRig {
       dirtyTracker: this.#tracker(),
       dirtyBitmaps: blocks.map(({ lengthBytes }) => new PageBitmap(lengthBytes / TARGET_PAGE_BYTES)),
       machineType: RIG_MACHINE_TYPE,
-      deviceSection: RIG_DEVICE,
+      encodeDevices: machineDevices(RIG_DEVICE),
       capabilities: { ...DEFAULT_CAPABILITIES, 'postcopy-ram': isPostcopyOn },
       parameters: { ...DEFAULT_PARAMETERS, ...options.parameters },
       hasReturnPath,
+      pushFirst: options.pushFirst ?? [],
+      quietBeforePushMs: options.quietBeforePushMs ?? 0,
       effects: {
         pauseGuest: () => this.effects.push('pause'),
         saveDevices: () => this.effects.push('save'),
         resumeGuest: () => this.effects.push('resume'),
         statusChanged: (status) => this.statuses.push(status),
         passBegins: (pass) => this.effects.push(`pass ${pass}`),
+        pagesRequested: (pages) => this.requested.push(pages),
       },
       trace: { isEnabled: () => true, emit: (name) => this.traces.push(name) },
     });
@@ -143,6 +151,12 @@ export class SourceRig {
     this.engine.guestPaused(true);
     this.engine.devicesSaved(Uint8Array.of(7), this.nowMs);
     while (this.engine.status !== 'postcopy-active') this.send();
+  }
+
+  /** The destination asks for one page. */
+  request(idstr: string, page: number): void {
+    const bytes = encodeReqPagesId(page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES, idstr);
+    this.engine.receive(bytes, this.nowMs);
   }
 
   #take(bytes: Uint8Array): void {

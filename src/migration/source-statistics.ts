@@ -19,6 +19,8 @@ export class SourceStatistics {
   zeroPages = 0;
   demandedPages = 0;
   pushedPages = 0;
+  /** Of the pushed pages, those that an order put first. */
+  orderedPages = 0;
   pageRequests = 0;
   syncCount = 0;
   dirtyPagesPerSecond = 0;
@@ -97,6 +99,7 @@ export class SourceStatistics {
         'x-postcopy-cause': this.postcopyCause,
         'x-pages-demanded': this.demandedPages,
         'x-pages-pushed': this.pushedPages,
+        ...(this.orderedPages > 0 && { 'x-pages-pushed-in-order': this.orderedPages }),
       }),
       ...(latency !== undefined && { 'x-page-request-latency-us': latency }),
       ...(roundTrip !== undefined && { 'x-ping-round-trip-us': roundTrip }),

@@ -51,14 +51,7 @@ import { StreamError } from '../wire/stream-error.ts';
 import { BulkWindow } from './bulk-window.ts';
 import type { Capabilities } from './capabilities.ts';
 import { ControlQueue } from './control-queue.ts';
-import {
-  type DeviceSectionName,
-  type DeviceState,
-  encodeDeviceSections,
-  encodePackage,
-  encodeStateDescription,
-  type StreamMessage,
-} from './device-state.ts';
+import { type DeviceEncoder, encodePackage, RAM_SECTION_ID, type StreamMessage } from './device-state.ts';
 import { DirtyPages } from './dirty-pages.ts';
 import { encodeDirtyDiscards } from './discards.ts';
 import { MigrationError } from './migration-error.ts';
@@ -66,6 +59,7 @@ import type { MigrationInfo } from './migration-info.ts';
 import { locateRequest, PageRequestQueue } from './page-request-queue.ts';
 import type { Parameters } from './parameters.ts';
 import { PingLedger } from './ping-ledger.ts';
+import { type PageRun, PushOrder } from './push-order.ts';
 import { EMPTY_RAM_END_BYTES, RAM_SECTION_TAIL_BYTES, RamWriter } from './ram-writer.ts';
 import { RateLimiter } from './rate-limiter.ts';
 import type { DirtyTracker, SourceEffects, SourceMemory } from './source-ports.ts';
@@ -104,7 +98,13 @@ export interface SourceOptions {
   /** A clear bitmap per block, perhaps shared with a thread that shows it. */
   readonly dirtyBitmaps: readonly PageBitmap[];
   readonly machineType: string;
-  readonly deviceSection: DeviceSectionName;
+  readonly encodeDevices: DeviceEncoder;
+  /** Section id of RAM, which no device section may have. Default: `RAM_SECTION_ID`. */
+  readonly ramSectionId?: number;
+  /** Pages that postcopy pushes before all others, as long as nothing is asked for. Default: none. */
+  readonly pushFirst?: readonly PageRun[];
+  /** Postcopy pushes only when nothing has been asked for during so many milliseconds. Default: 0. */
+  readonly quietBeforePushMs?: number;
   readonly capabilities: Capabilities;
   readonly parameters: Parameters;
   /** Whether the channel carries bytes back. Without, the migration ends when everything is sent. */
@@ -124,6 +124,8 @@ export class SourceMigration {
   readonly #statistics = new SourceStatistics();
   readonly #ram: RamWriter;
   readonly #control = new ControlQueue();
+  readonly #pushOrder: PushOrder;
+  readonly #quietBeforePushMs: number;
   readonly #totalBytes: number;
 
   #parameters: Parameters;
@@ -144,6 +146,8 @@ export class SourceMigration {
   #settlingSinceMs = 0;
   #passStartedAtMs = 0;
   #returnPathBytes = 0;
+  /** When a page was last asked for; at first, when postcopy began. */
+  #requestedAtMs = 0;
 
   constructor(options: SourceOptions) {
     const { blocks } = options.memory;
@@ -157,7 +161,15 @@ export class SourceMigration {
     this.#options = options;
     this.#parameters = options.parameters;
     this.#pages = new DirtyPages(options.memory, options.dirtyTracker, options.dirtyBitmaps);
-    this.#ram = new RamWriter(options.memory, this.#pages, this.#statistics, options.trace);
+    this.#ram = new RamWriter(
+      options.memory,
+      this.#pages,
+      this.#statistics,
+      options.trace,
+      options.ramSectionId ?? RAM_SECTION_ID,
+    );
+    this.#pushOrder = new PushOrder(options.pushFirst ?? [], this.#pages);
+    this.#quietBeforePushMs = options.quietBeforePushMs ?? 0;
     this.#totalBytes = blocks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
     if (options.capabilities['postcopy-ram'] && !options.hasReturnPath) {
       throw new MigrationError(
@@ -275,14 +287,14 @@ export class SourceMigration {
   devicesSaved(bytes: Uint8Array, nowMs: number): void {
     if (this.#phase === 'over') return;
     assert(this.#phase === 'saving');
-    const state = { section: this.#options.deviceSection, bytes, isRunning: this.#wasGuestRunning };
-    if (this.#isPostcopyWanted) this.#queueHandover(state, nowMs);
+    const devices = this.#options.encodeDevices(bytes, this.#wasGuestRunning);
+    if (this.#isPostcopyWanted) this.#queueHandover(devices.messages, nowMs);
     else {
-      for (const message of encodeDeviceSections(state)) this.#queueMessage(message);
+      for (const message of devices.messages) this.#queueMessage(message);
       this.#control.push(new Uint8Array(EOF_BYTES));
       // The destination need not wait for the description to run the guest.
       this.#handoverAt = this.#producedBytes + this.#control.pendingBytes;
-      this.#control.push(encodeStateDescription(state));
+      this.#control.push(devices.description);
       this.#phase = 'ending';
     }
   }
@@ -305,6 +317,7 @@ export class SourceMigration {
     this.#phase = 'postcopy';
     this.#limiter.setLimit(this.#parameters['max-postcopy-bandwidth'], nowMs);
     this.#window.open(this.#producedBytes);
+    this.#requestedAtMs = nowMs;
     this.#pages.moveTo();
     this.#ram.forgetBlock();
     this.#move('postcopy-active');
@@ -419,7 +432,7 @@ export class SourceMigration {
       return Math.max(switchAtMs, this.#settlingSinceMs + SETTLE_MS);
     }
     if (this.#phase === 'postcopy' && this.#window.isOpen)
-      return this.#limiter.readyAtMs(nowMs, BULK_CHUNK_BYTES);
+      return Math.max(this.#pushAtMs, this.#limiter.readyAtMs(nowMs, BULK_CHUNK_BYTES));
     return Number.POSITIVE_INFINITY;
   }
 
@@ -538,14 +551,14 @@ export class SourceMigration {
 
   // ---- the switch ------------------------------------------------------------------------------------------
 
-  #queueHandover(state: DeviceState, nowMs: number): void {
+  #queueHandover(devices: readonly StreamMessage[], nowMs: number): void {
     const { memory, trace } = this.#options;
     for (const command of encodeDirtyDiscards(memory.blocks, this.#pages, trace)) {
       this.#queueCommand('POSTCOPY_RAM_DISCARD', command);
     }
     this.#queuePing(PingValue.DISCARDS_SENT, nowMs);
 
-    const messages = encodePackage(state);
+    const messages = encodePackage(devices);
     const lengthBytes = messages.reduce((sum, { bytes }) => sum + bytes.length, 0);
     this.#queueCommand('PACKAGED', encodePackagedHeader(lengthBytes));
     this.#pings.sent(PingValue.IN_PACKAGE, nowMs, this.#producedBytes);
@@ -566,11 +579,19 @@ export class SourceMigration {
     if (this.#pages.count === 0 && this.#requests.isEmpty) this.#writePostcopyEnd(writer);
   }
 
+  /** What is asked for tells what the guest touches, as long as nothing is pushed; so pushing may have to wait. */
+  get #pushAtMs(): number {
+    return this.#requestedAtMs + this.#quietBeforePushMs;
+  }
+
   #pushPages(writer: ByteWriter, nowMs: number): void {
     const allowedBytes = Math.min(BULK_CHUNK_BYTES, this.#limiter.available(nowMs));
-    if (!this.#window.isOpen || allowedBytes < PAGE_RECORD_CONTINUE_BYTES) return;
+    if (!this.#window.isOpen || allowedBytes < PAGE_RECORD_CONTINUE_BYTES || nowMs < this.#pushAtMs) return;
     const pagesBefore = this.#pages.count;
-    if (!this.#ram.writePart(writer, allowedBytes, PING_BYTES)) this.#pages.moveTo();
+    if (this.#pushOrder.seek()) {
+      this.#ram.writeOrdered(writer, this.#pushOrder, allowedBytes, PING_BYTES);
+      this.#statistics.orderedPages += pagesBefore - this.#pages.count;
+    } else if (!this.#ram.writePart(writer, allowedBytes, PING_BYTES)) this.#pages.moveTo();
     this.#statistics.pushedPages += pagesBefore - this.#pages.count;
     this.#limiter.spend(writer.position);
     const value = this.#pings.next();
@@ -643,6 +664,8 @@ export class SourceMigration {
       trace.emit('ram_save_queue_pages', { idstr, start, lengthBytes });
     }
     this.#statistics.pageRequests++;
+    this.#requestedAtMs = nowMs;
+    this.#options.effects.pagesRequested?.(place);
     // Once all is sent, whatever is asked for is in the stream already.
     if (this.#phase !== 'ending')
       this.#requests.push(place.block, place.firstPage, place.pageCount, nowMs, at);

@@ -109,23 +109,31 @@ export type MigrationNotice =
   /** The last word: the thread ends. */
   | { readonly kind: 'ended'; readonly info: MigrationInfo };
 
-interface MigrationThreadData {
+interface ChannelThreadData {
   /** The channel's descriptor: the thread owns it. */
   readonly fd: number;
   readonly hasReturnPath: boolean;
-  readonly blocks: readonly RamBlock[];
-  readonly machineType: string;
-  readonly deviceSection: DeviceSectionName;
   readonly orders: MessagePort;
-  readonly machine: MessagePort;
   /** Signalled by whoever posts to one of the ports. */
   readonly wakeFd: number;
   readonly traces: readonly TraceName[];
 }
 
-export interface SourceThreadData extends MigrationThreadData {
+/** What every source thread is given, whatever it sends. */
+export interface SourceLoopData extends ChannelThreadData {
   readonly capabilities: Capabilities;
   readonly parameters: Parameters;
+}
+
+/** What a thread that moves a guest of this process is given. */
+interface GuestThreadData {
+  readonly blocks: readonly RamBlock[];
+  readonly machineType: string;
+  readonly deviceSection: DeviceSectionName;
+  readonly machine: MessagePort;
+}
+
+export interface SourceThreadData extends SourceLoopData, GuestThreadData {
   /** The bitmap of dirty pages of each block, which the main thread may show. */
   readonly dirtyWords: readonly Int32Array[];
   /** Only for synchronous dirty tracking: the fault thread, and what it notes. */
@@ -134,7 +142,7 @@ export interface SourceThreadData extends MigrationThreadData {
     | undefined;
 }
 
-export interface DestinationThreadData extends MigrationThreadData {
+export interface DestinationThreadData extends ChannelThreadData, GuestThreadData {
   /** The bitmap of received pages of each block, shared with the fault thread and the main thread. */
   readonly receivedWords: readonly Int32Array[];
   readonly requestTimes: Int32Array;

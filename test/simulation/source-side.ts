@@ -4,6 +4,7 @@
 import { PageBitmap } from '../../src/memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../../src/memory/ram-block.ts';
 import { DEFAULT_CAPABILITIES } from '../../src/migration/capabilities.ts';
+import { machineDevices } from '../../src/migration/device-state.ts';
 import { MigrationError } from '../../src/migration/migration-error.ts';
 import { SourceMigration } from '../../src/migration/source.ts';
 import type { SourceEffects } from '../../src/migration/source-ports.ts';
@@ -60,7 +61,7 @@ export class SourceSide {
       dirtyTracker: broken?.dirtyTracker?.(this.memory, world) ?? this.memory,
       dirtyBitmaps: scenario.blocks.map(({ lengthBytes }) => new PageBitmap(lengthBytes / TARGET_PAGE_BYTES)),
       machineType: MACHINE_TYPE,
-      deviceSection: DEVICE_SECTION,
+      encodeDevices: machineDevices(DEVICE_SECTION),
       capabilities: { ...DEFAULT_CAPABILITIES, 'postcopy-ram': scenario.isPostcopyOn },
       parameters: scenario.parameters,
       hasReturnPath: scenario.hasReturnPath,

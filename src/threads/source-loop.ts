@@ -1,0 +1,241 @@
+/**
+ * Drives the source engine over one descriptor: what every thread that sends a guest has in common.
+ *
+ * It sleeps in poll(2) for the channel, for orders of the main thread and for answers of the machine. Where the guest's
+ * memory is, and what stops the guest, the thread says that makes the loop.
+ */
+import { closeFd, fdKind, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
+import { mapAnonymous } from '../linux/memory.ts';
+import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
+import { scheduleThread } from '../linux/scheduling.ts';
+import { setUnsentLowWatermark, setUserTimeout, syncFile } from '../linux/socket-options.ts';
+import { SourceMigration, type SourceOptions } from '../migration/source.ts';
+import { monotonicMs } from './clock.ts';
+import type { MachinePort } from './machine-client.ts';
+import type { MachineReply, MigrationNotice, MigrationOrder, SourceLoopData } from './messages.ts';
+import { connectionError, PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
+
+const STAGING_BYTES = 1024 * 1024;
+const RETURN_PATH_BYTES = 64 * 1024;
+/** Sent data that the kernel has not put on the wire yet: what the switch, and a requested page, may wait behind. */
+const UNSENT_BYTES = 128 * 1024;
+
+/** Who stops the guest and saves its devices; whoever answers also signals the eventfd of the loop. */
+export type SourceMachine = Pick<MachinePort, 'post' | 'collect' | 'hasUnanswered'>;
+
+/** What of the engine's options the thread decides. */
+export type SourceParts = Omit<
+  SourceOptions,
+  'capabilities' | 'parameters' | 'hasReturnPath' | 'effects' | 'trace'
+>;
+
+export class SourceLoop {
+  readonly #data: SourceLoopData;
+  readonly #machine: SourceMachine;
+  readonly #engine: SourceMigration;
+  readonly #trace: PortTrace;
+  readonly #polls = new PollSet(2);
+  readonly #staging = mapAnonymous(STAGING_BYTES);
+  readonly #incoming = mapAnonymous(RETURN_PATH_BYTES);
+  readonly #kind: ReturnType<typeof fdKind>;
+
+  /** Of what is in `#staging`, how much there is and how much has been written. */
+  #stagedBytes = 0;
+  #writtenBytes = 0;
+  #isFdOpen = true;
+  #isClosing = false;
+
+  constructor(data: SourceLoopData, machine: SourceMachine, parts: SourceParts) {
+    this.#data = data;
+    this.#machine = machine;
+    this.#trace = new PortTrace(data.orders, data.traces);
+    this.#kind = fdKind(data.fd);
+    this.#engine = new SourceMigration({
+      ...parts,
+      capabilities: data.capabilities,
+      parameters: data.parameters,
+      hasReturnPath: data.hasReturnPath,
+      effects: {
+        pauseGuest: () => machine.post('pause'),
+        saveDevices: () => machine.post('save-devices'),
+        resumeGuest: () => machine.post('resume'),
+        statusChanged: (status, error) => {
+          const { isGuestElsewhere } = this.#engine;
+          // What is pushed from here on may wait; on a host that has both sides, those who place pages go first.
+          if (status === 'postcopy-active') scheduleThread({ sliceUs: 10_000, nice: 5 });
+          this.#notify({ kind: 'status', status, error: error?.message, isGuestElsewhere });
+        },
+        passBegins: (pass) => this.#notify({ kind: 'pass', pass }),
+      },
+      trace: this.#trace,
+    });
+    if (this.#kind === 'socket') {
+      setUnsentLowWatermark(data.fd, UNSENT_BYTES);
+      setUserTimeout(data.fd, PEER_TIMEOUT_MS);
+    }
+  }
+
+  /** Returns when the migration is over, or was ordered to close. The descriptor is closed then. */
+  run(): void {
+    try {
+      this.#engine.start(monotonicMs());
+      while (!this.#isClosing && (!this.#engine.isOver || this.#machine.hasUnanswered)) this.#step();
+    } finally {
+      // Also if this thread dies: the guest must not wait for it to lift a write protection, nor the peer for more.
+      this.#engine.close();
+      this.#closeChannel();
+    }
+    this.#notify({ kind: 'ended', info: this.#engine.info(monotonicMs()) });
+    this.#data.orders.close();
+    this.#polls.close();
+    this.#staging.unmap();
+    this.#incoming.unmap();
+  }
+
+  #step(): void {
+    takeOrders(this.#data.orders, (order) => this.#obey(order));
+    for (let reply = this.#machine.collect(); reply !== undefined; reply = this.#machine.collect())
+      this.#takeReply(reply);
+    if (this.#isClosing) return;
+    const isBlocked = this.#isFdOpen && !this.#engine.isOver && !this.#write();
+    if (this.#isFdOpen && this.#engine.isFlushed && !this.#data.hasReturnPath) this.#flush();
+    this.#wait(isBlocked);
+    if (this.#polls.ready(1) !== 0) drainEventfd(this.#data.wakeFd);
+    if (this.#isFdOpen && this.#data.hasReturnPath && (this.#polls.ready(0) & ~PollEvent.OUT) !== 0)
+      this.#read();
+  }
+
+  /** @returns false if the channel takes no more for now */
+  #write(): boolean {
+    if (this.#writtenBytes === this.#stagedBytes) {
+      this.#stagedBytes = this.#engine.fill(this.#staging.bytes, monotonicMs());
+      this.#writtenBytes = 0;
+      if (this.#stagedBytes === 0) return true;
+    }
+    try {
+      const count = writeFrom(
+        this.#data.fd,
+        Number(this.#staging.address) + this.#writtenBytes,
+        this.#stagedBytes - this.#writtenBytes,
+      );
+      if (count === WOULD_BLOCK) return false;
+      this.#writtenBytes += count;
+      this.#engine.sent(count, monotonicMs());
+      return true;
+    } catch (error) {
+      // The destination may have said why before it closed.
+      if (this.#data.hasReturnPath) this.#read();
+      this.#engine.channelLost(connectionError(error), monotonicMs());
+      return true;
+    }
+  }
+
+  #wait(isBlocked: boolean): void {
+    const isIdle = this.#writtenBytes === this.#stagedBytes && this.#stagedBytes === 0;
+    const isWatched = this.#isFdOpen && !this.#engine.isOver && (this.#data.hasReturnPath || isBlocked);
+    this.#polls.set(
+      0,
+      isWatched ? this.#data.fd : -1,
+      (this.#data.hasReturnPath ? PollEvent.IN : 0) | (isBlocked ? PollEvent.OUT : 0),
+    );
+    this.#polls.set(1, this.#data.wakeFd, PollEvent.IN);
+    const nowMs = monotonicMs();
+    if (this.#engine.isOver) this.#polls.wait(this.#machine.hasUnanswered ? -1 : 0);
+    else if (isBlocked) this.#polls.wait(-1);
+    else this.#polls.wait(isIdle ? Math.max(0, this.#engine.wakeAtMs(nowMs) - nowMs) : 0);
+  }
+
+  #read(): void {
+    try {
+      for (;;) {
+        const count = readInto(this.#data.fd, this.#incoming.address, RETURN_PATH_BYTES);
+        if (count === WOULD_BLOCK) return;
+        if (count === 0) {
+          this.#engine.channelLost(undefined, monotonicMs());
+          return;
+        }
+        this.#engine.receive(this.#incoming.bytes.subarray(0, count), monotonicMs());
+        if (count < RETURN_PATH_BYTES) return;
+      }
+    } catch (error) {
+      this.#engine.channelLost(connectionError(error), monotonicMs());
+    }
+  }
+
+  /** All is written: make a file safe, let a command see the end, and wait to hear how that went. */
+  #flush(): void {
+    try {
+      if (this.#kind === 'file') syncFile(this.#data.fd);
+      this.#closeChannel();
+      this.#notify({ kind: 'flushed' });
+    } catch (error) {
+      this.#engine.notSaved(connectionError(error), monotonicMs());
+    }
+  }
+
+  #obey(order: MigrationOrder): void {
+    const nowMs = monotonicMs();
+    switch (order.kind) {
+      case 'cancel':
+        this.#answer(order.id, () => this.#engine.cancel(nowMs));
+        return;
+      case 'start-postcopy':
+        this.#answer(order.id, () => this.#engine.startPostcopy());
+        return;
+      case 'set-parameters':
+        this.#engine.setParameters(order.parameters, nowMs);
+        return;
+      case 'set-traces':
+        this.#trace.setEnabled(order.names);
+        return;
+      case 'query':
+        this.#notify({ kind: 'info', id: order.id, info: this.#engine.info(nowMs) });
+        return;
+      case 'peer-finished':
+        this.#engine.peerFinished(order.error === undefined ? undefined : new Error(order.error), nowMs);
+        return;
+      case 'close':
+        this.#isClosing = true;
+        return;
+    }
+  }
+
+  #answer(id: number, action: () => void): void {
+    try {
+      action();
+      this.#notify({ kind: 'answer', id, error: undefined });
+    } catch (error) {
+      this.#notify({ kind: 'answer', id, error: (error as Error).message });
+    }
+  }
+
+  #takeReply(reply: MachineReply): void {
+    const nowMs = monotonicMs();
+    switch (reply.kind) {
+      case 'paused':
+        this.#notify({ kind: 'guest', isRunning: false });
+        this.#engine.guestPaused(reply.wasRunning);
+        return;
+      case 'devices-saved':
+        this.#engine.devicesSaved(reply.state, nowMs);
+        return;
+      case 'resumed':
+        this.#notify({ kind: 'guest', isRunning: true });
+        return;
+      case 'failed':
+        this.#engine.machineFailed(new Error(reply.message), nowMs);
+        return;
+      case 'devices-loaded':
+        return;
+    }
+  }
+
+  #closeChannel(): void {
+    if (this.#isFdOpen) closeFd(this.#data.fd);
+    this.#isFdOpen = false;
+  }
+
+  #notify(notice: MigrationNotice): void {
+    this.#data.orders.postMessage(notice);
+  }
+}
