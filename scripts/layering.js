@@ -18,7 +18,7 @@ const MAY_IMPORT = {
   qemu: [],
   threads: ['migration', 'memory', 'wire', 'telemetry', 'linux', 'transport', 'machine', 'machine/v86'],
   vm: ['threads', 'migration', 'memory', 'telemetry', 'linux', 'transport', 'machine', 'machine/v86'],
-  monitor: ['vm', 'migration', 'telemetry'],
+  monitor: ['vm', 'migration', 'telemetry', 'qemu'],
   cli: [
     'monitor',
     'vm',

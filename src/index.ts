@@ -42,7 +42,15 @@ export {
   type PostcopyIncomingState,
   SOURCE_MOVES,
 } from './migration/states.ts';
-export { QmpClient, QmpCommandError, type QmpEvent } from './qemu/qmp-client.ts';
+export {
+  type ExecuteOptions,
+  QmpClient,
+  type QmpClientOptions,
+  QmpCommandError,
+  QmpConnectionError,
+  type QmpConnectionFailure,
+  type QmpEvent,
+} from './qemu/qmp-client.ts';
 export { NO_TRACE, type Trace, type TraceEvents, type TraceName } from './telemetry/trace-events.ts';
 export type { Channel } from './transport/channel.ts';
 export { connectChannel } from './transport/connect.ts';

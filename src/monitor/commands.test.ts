@@ -31,6 +31,7 @@ trace-event-get-state          -
 qmp_capabilities               -
 query-version                  info version
 query-commands                 -
+qom-get                        -
 human-monitor-command          -
 -                              help|? [command]
 `;
@@ -119,6 +120,9 @@ test('query commands answer in the shape of QEMU', async () => {
     qemu: { major: 1, minor: 2, micro: 3 },
     package: 'postcopy 1.2.3',
   });
+  assert.equal(await execute('qom-get', { path: '/machine', property: 'type' }), 'fake-machine');
+  await assert.rejects(execute('qom-get', { path: '/x', property: 'type' }), /Device '\/x' not found/);
+  await assert.rejects(execute('qom-get', { path: '/machine', property: 'x' }), /'fake-machine.x' not found/);
   vm.info = { status: 'active' };
   assert.deepEqual(await execute('query-migrate'), { status: 'active' });
   const names = (await execute('query-commands')) as { name: string }[];

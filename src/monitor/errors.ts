@@ -3,7 +3,7 @@
  */
 import { AssertionError } from 'node:assert';
 
-export type QmpErrorClass = 'GenericError' | 'CommandNotFound';
+export type QmpErrorClass = 'GenericError' | 'CommandNotFound' | 'DeviceNotFound';
 
 /** A command that cannot be done; `message` is QMP's `desc`. */
 export class QmpError extends Error {

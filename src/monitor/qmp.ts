@@ -5,10 +5,10 @@
  *
  * See QEMU docs/interop/qmp-spec.rst. Out-of-band execution is not offered.
  */
+import { type JsonItem, JsonReader } from '../qemu/json-reader.ts';
 import type { Command, MonitorContext } from './command.ts';
 import { versionInfo } from './commands/introspection.ts';
 import { describeError, QmpError } from './errors.ts';
-import { type JsonItem, JsonReader } from './json-reader.ts';
 import type { QmpEvent } from './qmp-events.ts';
 import {
   createContext,

@@ -16,7 +16,7 @@ export class QmpClient {
       if (why !== undefined) throw new Error(`There is no QMP socket ${path}: ${why}`);
       const events: QmpEvent[] = [];
       try {
-        return new QmpClient(await Client.connect(path, (event) => events.push(event)), events);
+        return new QmpClient(await Client.connect(path, { onEvent: (event) => events.push(event) }), events);
       } catch {
         return undefined;
       }

@@ -38,6 +38,20 @@ const queryCommands = defineCommand({
   handler: ({ commands }) => commands.flatMap(({ qmp }) => (qmp === undefined ? [] : [{ name: qmp }])),
 });
 
+const MACHINE_PATH = '/machine';
+
+const qomGet = defineCommand({
+  help: 'show a property of an object: "type" of "/machine" is the machine type',
+  qmp: 'qom-get',
+  schema: v.strictObject({ path: v.string(), property: v.string() }),
+  handler({ vm }, { path, property }) {
+    if (path !== MACHINE_PATH) throw new QmpError(`Device '${path}' not found`, 'DeviceNotFound');
+    const type = `${vm.machineType}-machine`;
+    if (property !== 'type') throw new QmpError(`Property '${type}.${property}' not found`);
+    return type;
+  },
+});
+
 const humanMonitorCommand = defineCommand({
   help: 'run a line of the human monitor and return its text',
   qmp: 'human-monitor-command',
@@ -71,6 +85,7 @@ export const INTROSPECTION_COMMANDS = [
   capabilities,
   queryVersion,
   queryCommands,
+  qomGet,
   humanMonitorCommand,
   help,
 ] as const;

@@ -6,7 +6,7 @@
  * such as an end of line. A client can thus force it into a known state with an end of line or the byte 0xFF, as with QEMU.
  */
 
-/** Longest message taken: a thousand times what any command needs, and nothing a peer can fill memory with. */
+/** Longest message taken unless told: a thousand times what any command needs, and nothing a peer can fill memory with. */
 export const MAX_MESSAGE_BYTES = 1 << 20;
 
 /** Deepest nesting taken, as QEMU's parser. */
@@ -32,6 +32,11 @@ export class JsonReader {
   #pieces: Uint8Array[] = [];
   #pieceBytes = 0;
   readonly #decoder = new TextDecoder('utf-8', { fatal: true });
+  readonly #maxMessageBytes: number;
+
+  constructor(maxMessageBytes = MAX_MESSAGE_BYTES) {
+    this.#maxMessageBytes = maxMessageBytes;
+  }
 
   /** Takes the next bytes, which need not end where a message does. Items are made as they are asked for. */
   *push(chunk: Uint8Array): Generator<JsonItem> {
@@ -44,8 +49,8 @@ export class JsonReader {
         start = index;
         if (!isInMessage(this.#mode)) continue;
       }
-      if (this.#pieceBytes + index - start >= MAX_MESSAGE_BYTES) {
-        yield this.#fail(`message is longer than ${MAX_MESSAGE_BYTES} bytes`, 'skip-line');
+      if (this.#pieceBytes + index - start >= this.#maxMessageBytes) {
+        yield this.#fail(`message is longer than ${this.#maxMessageBytes} bytes`, 'skip-line');
         continue;
       }
       const broken = this.#inside(byte);
