@@ -1,9 +1,9 @@
 /**
  * One migration as the main thread holds it: its threads, the memory they share, and what they say.
  */
-import { MessageChannel, type MessagePort, receiveMessageOnPort, type Worker } from 'node:worker_threads';
+import { MessageChannel, type MessagePort, type Worker } from 'node:worker_threads';
 import { closeFd, dupCloexec } from '../linux/fd.ts';
-import { closeEventfd, createEventfd, signalEventfd } from '../linux/poll.ts';
+import { closeEventfd, createEventfd } from '../linux/poll.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { Capabilities } from '../migration/capabilities.ts';
@@ -19,6 +19,7 @@ import {
   type SharedFaultThread,
 } from '../threads/fault-thread-control.ts';
 import type { MigrationNotice, MigrationOrder } from '../threads/messages.ts';
+import { MigrationOrders } from '../threads/migration-orders.ts';
 import {
   closeSharedReturnPath,
   createSharedReturnPath,
@@ -62,19 +63,15 @@ export class MigrationThread {
   readonly bitmapWords: readonly Int32Array[];
   readonly #host: MigrationHost;
   readonly #channel: Channel;
-  readonly #orders: MessagePort;
+  readonly #orders: MigrationOrders;
   readonly #wakeFd: number;
   /** Of the channel; the migration thread closes it, unless it dies. */
   readonly #fd: number;
   readonly #workers: Worker[] = [];
   readonly #faultThread: SharedFaultThread | undefined;
   readonly #returnPath: SharedReturnPath | undefined;
-  readonly #waiting = new Map<number, (notice: MigrationNotice) => void>();
   readonly #exited: Promise<void>;
-  #nextId = 1;
   #isFdClosed = false;
-  #info: MigrationInfo | undefined;
-  #isOver = false;
   #status: MigrationStatus = 'none';
   #isGuestElsewhere = false;
 
@@ -104,7 +101,7 @@ export class MigrationThread {
     this.bitmapWords = bitmapWords(host.ramBlocks);
     const orders = new MessageChannel();
     const machine = new MessageChannel();
-    this.#orders = orders.port1;
+    this.#orders = new MigrationOrders(orders.port1, this.#wakeFd, (notice) => this.#heed(notice));
     host.attachMachine(machine.port1, dupCloexec(this.#wakeFd));
     const { hasReturnPath } = channel;
     const fd = channel.detach();
@@ -170,7 +167,6 @@ export class MigrationThread {
     this.#add(worker);
     this.#exited = new Promise((resolve) => worker.once('exit', () => resolve()));
     void this.#exited.then(() => this.#giveBack());
-    this.#orders.on('message', (notice: MigrationNotice) => this.#heed(notice));
   }
 
   /** The guest has run at the destination since it left here: what is here is out of date. */
@@ -179,20 +175,17 @@ export class MigrationThread {
   }
 
   order(order: MigrationOrder): void {
-    if (this.#isOver) return;
-    this.#orders.postMessage(order);
-    signalEventfd(this.#wakeFd);
+    this.#orders.order(order);
   }
 
   /** @throws {VmError} with the engine's reason if it refuses */
   async ask(question: Question): Promise<void> {
-    const answer = await this.#request((id) => ({ ...question, id }));
+    const answer = await this.#orders.ask((id) => ({ ...question, id }));
     if (answer?.kind === 'answer' && answer.error !== undefined) throw new VmError(answer.error);
   }
 
-  async query(): Promise<MigrationInfo | undefined> {
-    const answer = await this.#request((id) => ({ kind: 'query', id }));
-    return answer?.kind === 'info' ? answer.info : this.#info;
+  query(): Promise<MigrationInfo | undefined> {
+    return this.#orders.query();
   }
 
   /**
@@ -202,16 +195,6 @@ export class MigrationThread {
   async close(): Promise<void> {
     this.order({ kind: 'close' });
     await this.#exited;
-  }
-
-  /** @returns undefined if the migration is over, or ends before it answers */
-  #request(question: (id: number) => MigrationOrder): Promise<MigrationNotice | undefined> {
-    if (this.#isOver) return Promise.resolve(undefined);
-    const id = this.#nextId++;
-    return new Promise((resolve) => {
-      this.#waiting.set(id, resolve);
-      this.order(question(id));
-    });
   }
 
   #heed(notice: MigrationNotice): void {
@@ -233,17 +216,9 @@ export class MigrationThread {
       case 'trace':
         this.#host.onTrace(notice.name, notice.fields, notice.atMs);
         return;
-      case 'answer':
-      case 'info':
-        this.#waiting.get(notice.id)?.(notice);
-        this.#waiting.delete(notice.id);
-        return;
       case 'flushed':
         this.#isFdClosed = true;
         void this.#awaitPeer();
-        return;
-      case 'ended':
-        this.#info = notice.info;
         return;
     }
   }
@@ -262,7 +237,7 @@ export class MigrationThread {
     this.#workers.push(worker);
     worker.on('error', (error) => {
       this.#host.onMessage(`A migration thread died: ${error.message}`);
-      if (this.#isOver) return;
+      if (this.#orders.isOver) return;
       // Nobody can tell any more whether the destination has run the guest.
       if (this.#status === 'postcopy-active') this.#isGuestElsewhere = true;
       this.#host.onStatus(this.#isGuestElsewhere ? 'postcopy-paused' : 'failed', error.message);
@@ -270,17 +245,9 @@ export class MigrationThread {
   }
 
   #giveBack(): void {
-    this.#isOver = true;
-    // What the thread said last may still be under way when it has ended.
-    for (let last = receiveMessageOnPort(this.#orders); last !== undefined; ) {
-      this.#heed(last.message as MigrationNotice);
-      last = receiveMessageOnPort(this.#orders);
-    }
-    for (const resolve of this.#waiting.values()) resolve({ kind: 'flushed' });
-    this.#waiting.clear();
-    this.#orders.close();
+    this.#orders.end();
     closeEventfd(this.#wakeFd);
-    if (this.#info === undefined) this.#closeFd();
+    if (!this.#orders.hasLastInfo) this.#closeFd();
     this.#host.onEnded();
     if (this.#faultThread === undefined) return;
     // Stopped by the migration thread already, unless that died.
