@@ -55,5 +55,5 @@ test('SourceMigration pushes nothing before it is quiet, but serves what is aske
   rig.nowMs += 199;
   assert.deepEqual(drainPages(rig.send()), []);
   rig.nowMs += 1;
-  assert.equal(drainPages(rig.send()).length, 2);
+  assert.equal(drainPages(rig.sendAll()).length, 2);
 });
