@@ -11,6 +11,7 @@ const MAY_IMPORT = {
   memory: [],
   telemetry: [],
   linux: [],
+  snapshot: ['wire', 'memory', 'linux'],
   machine: ['memory'],
   'machine/v86': ['machine', 'memory', 'linux'],
   migration: ['wire', 'memory', 'telemetry'],

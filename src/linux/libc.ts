@@ -36,7 +36,15 @@ function errorName(errno: number): string {
 }
 
 /** Error numbers that callers compare with; x86-64 and arm64 agree on these. */
-export const Errno = { EINTR: 4, EAGAIN: 11, EEXIST: 17, ENOSYS: 38, ETIMEDOUT: 110 } as const;
+export const Errno = {
+  EINTR: 4,
+  EAGAIN: 11,
+  EEXIST: 17,
+  EINVAL: 22,
+  ENOSYS: 38,
+  EOPNOTSUPP: 95,
+  ETIMEDOUT: 110,
+} as const;
 
 /** `errno` of the calling thread's last failed call. */
 export function lastErrno(): number {

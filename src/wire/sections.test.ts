@@ -30,6 +30,20 @@ test('writeFileHeader() adds the subsection of capabilities when there are any',
   assert.equal(header.length, fileHeaderBytes('m', ['x-ignore-shared', 'mapped-ram']));
 });
 
+test('writeFileHeader() adds the uuid behind the capabilities', () => {
+  const uuid = Uint8Array.from({ length: 16 }, (_, index) => index + 1);
+  const header = written((writer) => writeFileHeader(writer, 'm', [], uuid));
+  assert.deepEqual(
+    header,
+    fromHex(
+      '5145564d 00000003 07 00000001 6d' +
+        '05 12 636f6e66696775726174696f6e2f75756964 00000001 0102030405060708090a0b0c0d0e0f10',
+    ),
+  );
+  assert.equal(header.length, fileHeaderBytes('m', [], uuid));
+  assert.equal(fileHeaderBytes('m', ['mapped-ram'], uuid) - fileHeaderBytes('m', ['mapped-ram']), 40);
+});
+
 test('writeSectionStart() writes type, id, name, instance and version', () => {
   const header = written((writer) => writeSectionStart(writer, SectionType.START, 2, 'ram', 0, 4));
   assert.deepEqual(header, fromHex('01 00000002 03 72616d 00000000 00000004'));

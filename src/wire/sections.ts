@@ -12,6 +12,7 @@
  * A cstr is its length as u8 (1 to 255) and that many ASCII bytes. All numbers are big-endian.
  * Source: QEMU migration/savevm.c; docs/devel/migration/main.rst.
  */
+import assert from 'node:assert/strict';
 import type { ByteWriter } from './byte-writer.ts';
 
 export const FILE_MAGIC = 0x5145564d;
@@ -47,12 +48,17 @@ export const SECTION_START_MAX_BYTES = 1 + 4 + MAX_CSTR_BYTES + 4 + 4;
 export const EOF_BYTES = 1;
 
 /** Length of what `writeFileHeader()` writes, in bytes. */
-export function fileHeaderBytes(machineType: string, capabilities: readonly string[] = []): number {
+export function fileHeaderBytes(
+  machineType: string,
+  capabilities: readonly string[] = [],
+  uuid?: Uint8Array,
+): number {
   let lengthBytes = 4 + 4 + 1 + 4 + machineType.length;
   if (capabilities.length > 0) {
     lengthBytes += 1 + 1 + CAPABILITIES_SUBSECTION.length + 4 + 4;
     for (const capability of capabilities) lengthBytes += 1 + capability.length;
   }
+  if (uuid !== undefined) lengthBytes += 1 + 1 + UUID_SUBSECTION.length + 4 + UUID_BYTES;
   return lengthBytes;
 }
 
@@ -61,29 +67,39 @@ export function fileHeaderBytes(machineType: string, capabilities: readonly stri
  *
  * @param machineType versioned name, ASCII, never an alias: the receiver refuses any but its own
  * @param capabilities those that both sides must have equal (`x-ignore-shared`, `mapped-ram`); usually none
+ * @param uuid of the machine, 16 bytes; a receiver that has another one refuses
  */
 export function writeFileHeader(
   writer: ByteWriter,
   machineType: string,
   capabilities: readonly string[] = [],
+  uuid?: Uint8Array,
 ): void {
   writer.u32(FILE_MAGIC);
   writer.u32(FILE_VERSION);
   writer.u8(SectionType.CONFIGURATION);
   writer.u32(machineType.length);
   writer.ascii(machineType);
-  if (capabilities.length === 0) return;
+  if (capabilities.length > 0) {
+    writer.u8(SectionType.SUBSECTION);
+    writer.cstr(CAPABILITIES_SUBSECTION);
+    writer.u32(1);
+    writer.u32(capabilities.length);
+    for (const capability of capabilities) writer.cstr(capability);
+  }
+  if (uuid === undefined) return;
+  assert.equal(uuid.length, UUID_BYTES);
   writer.u8(SectionType.SUBSECTION);
-  writer.cstr(CAPABILITIES_SUBSECTION);
+  writer.cstr(UUID_SUBSECTION);
   writer.u32(1);
-  writer.u32(capabilities.length);
-  for (const capability of capabilities) writer.cstr(capability);
+  writer.bytes(uuid);
 }
 
 /** Subsections of CONFIGURATION, in the order they must come in; all are of version 1. */
 export const CAPABILITIES_SUBSECTION = 'configuration/capabilities';
 export const TARGET_PAGE_BITS_SUBSECTION = 'configuration/target-page-bits';
 export const UUID_SUBSECTION = 'configuration/uuid';
+export const UUID_BYTES = 16;
 
 /** Header of a START or FULL section: binds `sectionId` to the device for the rest of the stream. */
 export function writeSectionStart(
