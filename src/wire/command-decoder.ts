@@ -1,7 +1,7 @@
 /**
  * Decodes the commands of a stream (see commands.ts), and refuses those that have no place where they come.
  *
- * A package is collected as a part of its command.
+ * A destination gets a package collected as a part of its command; who only looks on gets what is announced of it.
  */
 import { hex } from './ascii-text.ts';
 import { CollectedBytes } from './collected-bytes.ts';
@@ -46,9 +46,12 @@ interface RamProgress {
   readonly isRamComplete: boolean;
 }
 
+/** The block of this name, undefined if there is none. */
+export type FindBlock = (idstr: string) => WireRamBlock | undefined;
+
 export class CommandDecoder {
   readonly #input: InputBuffer;
-  readonly #blocks: readonly WireRamBlock[];
+  readonly #findKnownBlock: FindBlock;
   readonly #limits: StreamLimits;
   #phase: Phase;
   #isAdvised = false;
@@ -56,12 +59,12 @@ export class CommandDecoder {
 
   constructor(
     input: InputBuffer,
-    blocks: readonly WireRamBlock[],
+    findBlock: FindBlock,
     limits: StreamLimits,
     phase: Exclude<Phase, 'postcopy'>,
   ) {
     this.#input = input;
-    this.#blocks = blocks;
+    this.#findKnownBlock = findBlock;
     this.#limits = limits;
     this.#phase = phase;
   }
@@ -78,6 +81,34 @@ export class CommandDecoder {
    */
   step(ram: RamProgress): Command | null {
     if (this.#package !== null) return this.#stepPackage(this.#package);
+    const command = this.#decode(ram);
+    if (command === null) return null;
+    switch (command.type) {
+      case 'postcopy-advise-bitmaps':
+        throw this.#unsupported('dirty-bitmaps');
+      case 'enable-colo':
+        throw this.#unsupported('x-colo');
+      case 'packaged-header':
+        this.#leave(command);
+        this.#package = new CollectedBytes(command.lengthBytes);
+        return this.#stepPackage(this.#package);
+      default:
+        this.#leave(command);
+        return command;
+    }
+  }
+
+  /** The same for who only looks on: the bytes of a package are left in the input, and no feature is refused. */
+  stepForeign(ram: RamProgress): DecodedCommand | null {
+    const command = this.#decode(ram);
+    if (command === null) return null;
+    this.#leave(command);
+    if (command.type === 'packaged-header') this.#phase = 'postcopy';
+    return command;
+  }
+
+  /** The command at the input's position, which stays there. */
+  #decode(ram: RamProgress): DecodedCommand | null {
     const input = this.#input;
     const start = input.position;
     if (input.available < 3) return null;
@@ -95,13 +126,15 @@ export class CommandDecoder {
     const payload = input.bytes.subarray(payloadStart, payloadStart + payloadBytes);
     const command = decodeCommandPayload(number, payload, input.at(payloadStart), input.streamName);
     this.#checkPlace(command, number, ram);
-    if (command.type === 'postcopy-advise-bitmaps') throw this.#unsupported('dirty-bitmaps');
-    if (command.type === 'enable-colo') throw this.#unsupported('x-colo');
     this.#checkContent(command);
-    input.position = payloadStart + payloadBytes;
-    if (command.type !== 'packaged-header') return command;
-    this.#package = new CollectedBytes(command.lengthBytes);
-    return this.#stepPackage(this.#package);
+    return command;
+  }
+
+  #leave(command: DecodedCommand): void {
+    const input = this.#input;
+    input.position += COMMAND_HEADER_BYTES + input.view.getUint16(input.position + 3);
+    if (command.type === 'postcopy-advise' || command.type === 'postcopy-advise-bitmaps')
+      this.#isAdvised = true;
   }
 
   #stepPackage(collected: CollectedBytes): Command | null {
@@ -144,9 +177,7 @@ export class CommandDecoder {
       case 'postcopy-advise':
       case 'postcopy-advise-bitmaps':
         if (isRamStarted) return 'RAM has started';
-        if (this.#isAdvised) return 'postcopy was advised before';
-        this.#isAdvised = true;
-        return null;
+        return this.#isAdvised ? 'postcopy was advised before' : null;
       case 'postcopy-ram-discard':
       case 'packaged-header':
         if (!this.#isAdvised) return 'postcopy was not advised';
@@ -187,7 +218,7 @@ export class CommandDecoder {
   }
 
   #findBlock(idstr: string, position: number): WireRamBlock {
-    const block = this.#blocks.find((each) => each.idstr === idstr);
+    const block = this.#findKnownBlock(idstr);
     if (block !== undefined) return block;
     throw this.#input.error(
       'UNKNOWN_BLOCK',

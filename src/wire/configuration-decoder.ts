@@ -2,6 +2,8 @@
  * Decodes what a stream begins with: magic, version and CONFIGURATION with its subsections (see sections.ts).
  *
  * The subsections are not counted: they end at the first byte that is not SUBSECTION.
+ *
+ * For a machine of ours (`machineType` given) nothing else is accepted; else everything is, and can be read off afterwards.
  */
 import { asciiText, hex } from './ascii-text.ts';
 import type { InputBuffer } from './input-buffer.ts';
@@ -12,6 +14,7 @@ import {
   SectionType,
   TARGET_PAGE_BITS_SUBSECTION,
   UUID_SUBSECTION,
+  VALIDATED_CAPABILITIES,
 } from './sections.ts';
 
 /** Magic, version, and the byte that opens CONFIGURATION: the same in every stream. */
@@ -29,23 +32,34 @@ const SUBSECTION_VERSION_ID = 1;
 const TARGET_PAGE_BITS = Math.log2(TARGET_PAGE_BYTES);
 
 export class ConfigurationDecoder {
+  /** What the source is, once it was read. */
+  machineType = '';
+  /** Capabilities that both sides must have equal, in the order of the stream; `isDone` says that all were read. */
+  readonly capabilities: string[] = [];
+  /** 16 bytes, in memory of their own; undefined if the stream has none. */
+  uuid: Uint8Array | undefined;
   readonly #input: InputBuffer;
-  readonly #machineType: string;
+  readonly #requiredMachineType: string | undefined;
   readonly #maxMachineTypeBytes: number;
   readonly #onMachineType: (machineType: string) => void;
   #state: 'preamble' | 'machine-type' | 'subsections' | 'done' = 'preamble';
   /** Index into SUBSECTIONS of the first that may still come. */
   #nextSubsection = 0;
+  /** Capabilities of the subsection that are still to be read. */
+  #missingCapabilities = 0;
 
-  /** @param onMachineType called once the name has been read and found equal to `machineType` */
+  /**
+   * @param machineType the only one that is accepted, without any capability; undefined to accept every machine
+   * @param onMachineType called once the name has been read and accepted
+   */
   constructor(
     input: InputBuffer,
-    machineType: string,
+    machineType: string | undefined,
     maxMachineTypeBytes: number,
     onMachineType: (machineType: string) => void,
   ) {
     this.#input = input;
-    this.#machineType = machineType;
+    this.#requiredMachineType = machineType;
     this.#maxMachineTypeBytes = maxMachineTypeBytes;
     this.#onMachineType = onMachineType;
   }
@@ -65,7 +79,7 @@ export class ConfigurationDecoder {
       case 'machine-type':
         return this.#stepMachineType();
       default:
-        return this.#stepSubsection();
+        return this.#missingCapabilities > 0 ? this.#stepCapability() : this.#stepSubsection();
     }
   }
 
@@ -108,13 +122,14 @@ export class ConfigurationDecoder {
     if (input.available < 4 + lengthBytes) return false;
     const start = input.position + 4;
     const machineType = asciiText(input.bytes, start, start + lengthBytes);
-    if (machineType !== this.#machineType) {
+    if (this.#requiredMachineType !== undefined && machineType !== this.#requiredMachineType) {
       throw input.error(
         'BAD_MACHINE_TYPE',
-        `Machine type received is '${machineType}' and local is '${this.#machineType}'`,
+        `Machine type received is '${machineType}' and local is '${this.#requiredMachineType}'`,
         start,
       );
     }
+    this.machineType = machineType;
     input.position = start + lengthBytes;
     this.#state = 'subsections';
     this.#onMachineType(machineType);
@@ -146,27 +161,48 @@ export class ConfigurationDecoder {
       const what = `Version of '${name}' must be ${SUBSECTION_VERSION_ID}, got ${versionId}`;
       throw input.error('BAD_VERSION', what, nameEnd);
     }
-    if (name === CAPABILITIES_SUBSECTION && !this.#acceptCapabilities(fields)) return false;
+    if (name === CAPABILITIES_SUBSECTION) this.#beginCapabilities(fields);
     if (name === TARGET_PAGE_BITS_SUBSECTION) this.#checkTargetPageBits(fields);
+    if (name === UUID_SUBSECTION) this.uuid = Uint8Array.from(input.bytes.subarray(fields, fieldsEnd));
     input.position = fieldsEnd;
     this.#nextSubsection = index + 1;
     return true;
   }
 
-  /**
-   * The capabilities named here are those that both sides must have equal, and this side has none of them.
-   *
-   * @returns true for an empty list, false if the name of the first is not there yet
-   */
-  #acceptCapabilities(position: number): boolean {
+  #beginCapabilities(position: number): void {
     const input = this.#input;
-    if (input.view.getUint32(position) === 0) return true;
-    const nameStart = position + 5;
-    if (input.end < nameStart) return false;
+    this.#missingCapabilities = input.view.getUint32(position);
+    if (
+      this.#requiredMachineType === undefined &&
+      this.#missingCapabilities > VALIDATED_CAPABILITIES.length
+    ) {
+      const what = `Number of capabilities must be at most ${VALIDATED_CAPABILITIES.length}, got ${this.#missingCapabilities}`;
+      throw input.error('LIMIT', what, position);
+    }
+  }
+
+  /** One name of the list of capabilities that both sides must have equal. A machine of ours has none of them. */
+  #stepCapability(): boolean {
+    const input = this.#input;
+    if (input.available === 0) return false;
+    const nameStart = input.position + 1;
     const nameEnd = nameStart + input.bytes[nameStart - 1]!;
     if (input.end < nameEnd) return false;
     const name = asciiText(input.bytes, nameStart, nameEnd);
-    throw input.error('UNSUPPORTED', `Capability '${name}' is on at the source, but not here`, nameStart);
+    if (this.#requiredMachineType !== undefined) {
+      throw input.error('UNSUPPORTED', `Capability '${name}' is on at the source, but not here`, nameStart);
+    }
+    if (!VALIDATED_CAPABILITIES.includes(name)) {
+      const what = `Capability '${name}' is on at the source, and what it does to the stream is not known`;
+      throw input.error('UNSUPPORTED', what, nameStart);
+    }
+    if (this.capabilities.includes(name)) {
+      throw input.error('BAD_VALUE', `Capability '${name}' is named twice`, nameStart);
+    }
+    this.capabilities.push(name);
+    this.#missingCapabilities--;
+    input.position = nameEnd;
+    return true;
   }
 
   #checkTargetPageBits(position: number): void {

@@ -187,15 +187,15 @@ export class RecordingHandler implements StreamHandler {
   sectionEnd(...args: unknown[]): void {
     this.calls.push(['sectionEnd', ...args]);
   }
-  ramBlocks(...args: unknown[]): void {
-    this.calls.push(['ramBlocks', ...args]);
+  ramBlocks(blocks: unknown): void {
+    this.calls.push(['ramBlocks', blocks]);
   }
   page(blockIndex: number, offset: number, position: number): void {
     const content = this.#buffer.slice(position, position + TARGET_PAGE_BYTES);
     this.calls.push(['page', blockIndex, offset, content]);
   }
-  zeroPage(...args: unknown[]): void {
-    this.calls.push(['zeroPage', ...args]);
+  zeroPage(blockIndex: number, offset: number): void {
+    this.calls.push(['zeroPage', blockIndex, offset]);
   }
   ramSectionEnd(): void {
     this.calls.push(['ramSectionEnd']);

@@ -48,6 +48,12 @@ export class InputBuffer {
     this.end += countBytes;
   }
 
+  /** Leaves out `countBytes` bytes of the stream, which were not received. */
+  skip(countBytes: number): void {
+    assert(this.available === 0);
+    this.#firstAt += countBytes;
+  }
+
   /** Stream byte of a position in `bytes`. */
   at(position: number): number {
     return this.#firstAt + position;

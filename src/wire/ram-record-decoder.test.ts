@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { concatenate, EXAMPLE_BLOCKS, examplePage, written } from './example-stream.ts';
 import { InputBuffer } from './input-buffer.ts';
+import { ExpectedBlocksDecoder } from './mem-size-decoder.ts';
 import { RamSaveFlag, TARGET_PAGE_BYTES, writePageHeader, writeRamEos, writeZeroPage } from './ram-record.ts';
 import { RamRecordDecoder } from './ram-record-decoder.ts';
 
@@ -70,12 +71,13 @@ function naiveDecode(bytes: Uint8Array): unknown[][] {
 function decode(bytes: Uint8Array): unknown[][] {
   const calls: unknown[][] = [];
   const input = new InputBuffer(bytes, 'stream');
-  const decoder = new RamRecordDecoder(input, EXAMPLE_BLOCKS, {
+  const decoder = new RamRecordDecoder(input, new ExpectedBlocksDecoder(input, EXAMPLE_BLOCKS), {
     ramBlocks: () => assert.fail('no blocks are announced'),
     page: (blockIndex, offset, at) => calls.push(['page', blockIndex, offset, bytes.slice(at, at + 4096)]),
-    zeroPage: (...args) => calls.push(['zeroPage', ...args]),
+    zeroPage: (blockIndex, offset) => calls.push(['zeroPage', blockIndex, offset]),
     ramSectionEnd: () => calls.push(['ramSectionEnd']),
   });
+  decoder.blocks = EXAMPLE_BLOCKS;
   input.commit(bytes.length);
   decoder.beginSection(false);
   while (decoder.inSection) assert.ok(decoder.step());

@@ -6,10 +6,24 @@
  */
 import { asciiText, hex } from './ascii-text.ts';
 import type { InputBuffer } from './input-buffer.ts';
+import { blockNameEnd, type MemSizeDecoder } from './mem-size-decoder.ts';
 import { RamSaveFlag, TARGET_PAGE_BYTES, type WireRamBlock } from './ram-record.ts';
-import type { StreamHandler } from './stream-handler.ts';
+import { ENCODING_FLAG_XBZRLE } from './xbzrle.ts';
 
-type RamRecordHandler = Pick<StreamHandler, 'ramBlocks' | 'page' | 'zeroPage' | 'ramSectionEnd'>;
+/** What the records say; `position` is in the input and `record` is where the record begins there. */
+export interface RamRecordHandler {
+  /** @param at stream byte where MEM_SIZE began; its record may be longer than the input */
+  ramBlocks(blocks: readonly WireRamBlock[], at: number): void;
+  page(blockIndex: number, offset: number, position: number): void;
+  zeroPage(blockIndex: number, offset: number, record: number): void;
+  ramSectionEnd(record: number): void;
+}
+
+/** What else a party that only looks on can be told. */
+export interface ForeignRamRecordHandler {
+  xbzrlePage(blockIndex: number, offset: number, position: number, lengthBytes: number): void;
+  multifdFlush(record: number): void;
+}
 
 const FLAGS_MASK = TARGET_PAGE_BYTES - 1;
 const TWO_TO_THE_32 = 0x1_0000_0000;
@@ -24,26 +38,39 @@ const UNSUPPORTED_FLAGS: ReadonlyMap<number, string> = new Map([
 ]);
 
 export class RamRecordDecoder {
-  /** Whether the source sent POSTCOPY_ADVISE, and so the host page size of blocks with large pages. */
-  isPostcopyAdvised = false;
+  /** In the postcopy phase no page is the difference to what it was. */
+  isPostcopy = false;
   readonly #input: InputBuffer;
-  readonly #blocks: readonly WireRamBlock[];
-  readonly #names: readonly Uint8Array[];
+  readonly #memSize: MemSizeDecoder;
   readonly #handler: RamRecordHandler;
+  readonly #foreign: ForeignRamRecordHandler | null;
+  #blocks: readonly WireRamBlock[] = [];
+  #names: readonly Uint8Array[] = [];
   /** Index of the block that CONTINUE refers to. */
   #blockIndex = NO_BLOCK;
   #inSection = false;
   #mustAnnounce = false;
-  /** The blocks announced so far, while MEM_SIZE is being read. */
-  #announced: WireRamBlock[] | null = null;
-  #totalBytes = 0;
-  #unannouncedBytes = 0;
+  #isAnnouncing = false;
+  /** Where MEM_SIZE began, as a stream byte. */
+  #memSizeAt = 0;
 
-  constructor(input: InputBuffer, blocks: readonly WireRamBlock[], handler: RamRecordHandler) {
+  /** @param foreign takes what a destination of ours refuses; null to refuse it */
+  constructor(
+    input: InputBuffer,
+    memSize: MemSizeDecoder,
+    handler: RamRecordHandler,
+    foreign: ForeignRamRecordHandler | null = null,
+  ) {
     this.#input = input;
+    this.#memSize = memSize;
+    this.#handler = handler;
+    this.#foreign = foreign;
+  }
+
+  /** The blocks that page records may name; `blockIndex` counts in them. */
+  set blocks(blocks: readonly WireRamBlock[]) {
     this.#blocks = blocks;
     this.#names = blocks.map((block) => new TextEncoder().encode(block.idstr));
-    this.#handler = handler;
   }
 
   /** Whether records come next: from `beginSection()` to EOS. */
@@ -64,7 +91,7 @@ export class RamRecordDecoder {
    * @throws {StreamError}
    */
   step(): boolean {
-    if (this.#announced !== null) return this.#stepBlockEntry(this.#announced);
+    if (this.#isAnnouncing) return this.#stepMemSize();
     const input = this.#input;
     const recordPosition = input.position;
     if (input.end - recordPosition < 8) return false;
@@ -78,27 +105,12 @@ export class RamRecordDecoder {
     let position = recordPosition + 8;
     let blockIndex = this.#blockIndex;
     if ((flags & RamSaveFlag.CONTINUE) === 0) {
-      const nameEnd = this.#nameEnd(position);
+      const nameEnd = blockNameEnd(input, position);
       if (nameEnd === 0) return false;
       blockIndex = this.#findBlock(position + 1, nameEnd);
       position = nameEnd;
-    } else if (blockIndex === NO_BLOCK) {
-      throw input.error(
-        'BAD_FLAGS',
-        'Cannot place page: CONTINUE before any block was named',
-        recordPosition,
-      );
     }
-    const offset = high * TWO_TO_THE_32 + (low - flags);
-    const block = this.#blocks[blockIndex]!;
-    if (offset >= block.lengthBytes) {
-      const got = (BigInt(high) << 32n) | BigInt(low - flags); // Exact, also beyond 2^53.
-      throw input.error(
-        'OUT_OF_RANGE',
-        `Cannot place page: offset must be below ${hex(block.lengthBytes)} in "${block.idstr}", got 0x${got.toString(16)}`,
-        recordPosition,
-      );
-    }
+    const offset = this.#offset(recordPosition, blockIndex);
 
     if (kind === RamSaveFlag.PAGE) {
       if (input.end - position < TARGET_PAGE_BYTES) return false;
@@ -114,7 +126,7 @@ export class RamRecordDecoder {
     }
     this.#blockIndex = blockIndex;
     input.position = position + 1;
-    this.#handler.zeroPage(blockIndex, offset);
+    this.#handler.zeroPage(blockIndex, offset, recordPosition);
     return true;
   }
 
@@ -126,10 +138,18 @@ export class RamRecordDecoder {
       if (this.#mustAnnounce) throw this.#mustAnnounceError(flags);
       input.position += 8;
       this.#inSection = false;
-      this.#handler.ramSectionEnd();
+      this.#handler.ramSectionEnd(input.position - 8);
       return true;
     }
-    const unsupported = UNSUPPORTED_FLAGS.get(flags & ~RamSaveFlag.CONTINUE);
+    const kind = flags & ~RamSaveFlag.CONTINUE;
+    if (this.#foreign !== null && kind === RamSaveFlag.XBZRLE) return this.#stepXbzrle(this.#foreign);
+    if (this.#foreign !== null && high === 0 && low === RamSaveFlag.MULTIFD_FLUSH) {
+      if (this.#mustAnnounce) throw this.#mustAnnounceError(flags);
+      input.position += 8;
+      this.#foreign.multifdFlush(input.position - 8);
+      return true;
+    }
+    const unsupported = UNSUPPORTED_FLAGS.get(kind);
     if (unsupported !== undefined) {
       throw input.error('UNSUPPORTED', `Cannot read RAM record: ${unsupported}`, input.position);
     }
@@ -157,83 +177,72 @@ export class RamRecordDecoder {
         input.position,
       );
     }
+    this.#memSizeAt = input.at(input.position);
     input.position += 8;
-    this.#totalBytes = totalBytes;
-    this.#unannouncedBytes = totalBytes;
-    if (totalBytes === 0) this.#endMemSize([]);
-    else this.#announced = [];
+    this.#isAnnouncing = true;
+    this.#memSize.begin(totalBytes);
     return true;
   }
 
-  /** One block of MEM_SIZE; there is no count, the list ends when the lengths reach the total. */
-  #stepBlockEntry(announced: WireRamBlock[]): boolean {
-    const input = this.#input;
-    const start = input.position;
-    const nameEnd = this.#nameEnd(start);
-    if (nameEnd === 0) return false;
-    const block = this.#blocks[this.#findBlock(start + 1, nameEnd)]!;
-    if (announced.includes(block)) {
-      throw input.error('BAD_VALUE', `RAM block "${block.idstr}" is announced twice`, start);
-    }
-    if (input.end - nameEnd < 8) return false;
-    const lengthBytes = input.view.getBigUint64(nameEnd);
-    if (lengthBytes !== BigInt(block.lengthBytes)) {
-      throw input.error(
-        'BAD_LENGTH',
-        `Length of RAM block "${block.idstr}" must be ${block.lengthBytes} bytes as it is here, got ${lengthBytes}`,
-        nameEnd,
-      );
-    }
-    if (block.lengthBytes > this.#unannouncedBytes) {
-      throw input.error(
-        'BAD_LENGTH',
-        `Lengths of the RAM blocks exceed their total of ${this.#totalBytes} bytes at "${block.idstr}"`,
-        nameEnd,
-      );
-    }
-    let end = nameEnd + 8;
-    if (this.isPostcopyAdvised && block.pageSizeBytes !== TARGET_PAGE_BYTES) {
-      if (input.end - end < 8) return false;
-      const pageSizeBytes = input.view.getBigUint64(end);
-      if (pageSizeBytes !== BigInt(block.pageSizeBytes)) {
-        throw input.error(
-          'BAD_VALUE',
-          `Host page size of RAM block "${block.idstr}" must be ${block.pageSizeBytes} bytes as it is here, got ${pageSizeBytes}`,
-          end,
-        );
-      }
-      end += 8;
-    }
-    input.position = end;
-    announced.push(block);
-    this.#unannouncedBytes -= block.lengthBytes;
-    if (this.#unannouncedBytes === 0) this.#endMemSize(announced);
-    return true;
-  }
-
-  #endMemSize(announced: readonly WireRamBlock[]): void {
-    const missing = this.#blocks.find((block) => !announced.includes(block));
-    if (missing !== undefined) {
-      const localBytes = this.#blocks.reduce((sum, block) => sum + block.lengthBytes, 0);
-      throw this.#input.error(
-        'BAD_LENGTH',
-        `Total RAM must be ${localBytes} bytes as it is here, got ${this.#totalBytes} without "${missing.idstr}"`,
-        this.#input.position,
-      );
-    }
-    this.#announced = null;
+  #stepMemSize(): boolean {
+    const progress = this.#memSize.step();
+    if (typeof progress === 'boolean') return progress;
+    this.#isAnnouncing = false;
     this.#mustAnnounce = false;
-    this.#handler.ramBlocks(announced);
+    this.#handler.ramBlocks(progress, this.#memSizeAt);
+    return true;
   }
 
-  /** Where the cstr at `position` ends, or 0 if it is not complete yet. */
-  #nameEnd(position: number): number {
+  /** A delta to the content of a page: u8 1, be16 length, then the delta (see xbzrle.ts). */
+  #stepXbzrle(foreign: ForeignRamRecordHandler): boolean {
     const input = this.#input;
-    if (position >= input.end) return 0;
-    const lengthBytes = input.bytes[position]!;
-    if (lengthBytes === 0) throw input.error('BAD_LENGTH', 'Name of RAM block is empty', position);
-    const nameEnd = position + 1 + lengthBytes;
-    return nameEnd <= input.end ? nameEnd : 0;
+    const record = input.position;
+    if (this.isPostcopy) {
+      throw input.error('BAD_FLAGS', 'XBZRLE delta in the postcopy phase, where pages come whole', record);
+    }
+    if (this.#mustAnnounce) throw this.#mustAnnounceError(RamSaveFlag.XBZRLE);
+    const isNamed = (input.view.getUint32(record + 4) & RamSaveFlag.CONTINUE) === 0;
+    const position = isNamed ? blockNameEnd(input, record + 8) : record + 8;
+    if (position === 0) return false;
+    const blockIndex = isNamed ? this.#findBlock(record + 9, position) : this.#blockIndex;
+    const offset = this.#offset(record, blockIndex);
+    if (input.end - position < 3) return false;
+    const encoding = input.bytes[position]!;
+    if (encoding !== ENCODING_FLAG_XBZRLE) {
+      const what = `Encoding of an XBZRLE delta must be ${ENCODING_FLAG_XBZRLE}, got ${encoding}`;
+      throw input.error('BAD_VALUE', what, position);
+    }
+    const lengthBytes = input.view.getUint16(position + 1);
+    if (lengthBytes === 0 || lengthBytes > TARGET_PAGE_BYTES) {
+      const what = `Length of an XBZRLE delta must be 1 to ${TARGET_PAGE_BYTES}, got ${lengthBytes}`;
+      throw input.error('BAD_LENGTH', what, position + 1);
+    }
+    const start = position + 3;
+    if (input.end - start < lengthBytes) return false;
+    this.#blockIndex = blockIndex;
+    input.position = start + lengthBytes;
+    foreign.xbzrlePage(blockIndex, offset, start, lengthBytes);
+    return true;
+  }
+
+  /** The offset in the u64 at `record`, which must lie in the block. */
+  #offset(record: number, blockIndex: number): number {
+    const { view } = this.#input;
+    const high = view.getUint32(record);
+    const low = view.getUint32(record + 4);
+    const flags = low & FLAGS_MASK;
+    if (blockIndex === NO_BLOCK) {
+      throw this.#input.error('BAD_FLAGS', 'Cannot place page: CONTINUE before any block was named', record);
+    }
+    const offset = high * TWO_TO_THE_32 + (low - flags);
+    const block = this.#blocks[blockIndex]!;
+    if (offset < block.lengthBytes) return offset;
+    const got = (BigInt(high) << 32n) | BigInt(low - flags); // Exact, also beyond 2^53.
+    throw this.#input.error(
+      'OUT_OF_RANGE',
+      `Cannot place page: offset must be below ${hex(block.lengthBytes)} in "${block.idstr}", got 0x${got.toString(16)}`,
+      record,
+    );
   }
 
   #findBlock(start: number, end: number): number {

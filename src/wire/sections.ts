@@ -101,6 +101,13 @@ export const TARGET_PAGE_BITS_SUBSECTION = 'configuration/target-page-bits';
 export const UUID_SUBSECTION = 'configuration/uuid';
 export const UUID_BYTES = 16;
 
+/** With it each block of MEM_SIZE has its guest physical address, and shared blocks are not sent. */
+export const IGNORE_SHARED_CAPABILITY = 'x-ignore-shared';
+/** With it the pages of each block stand behind it in MEM_SIZE, at a place of their own (mapped-ram.ts). */
+export const MAPPED_RAM_CAPABILITY = 'mapped-ram';
+/** The capabilities that can be named in CONFIGURATION. */
+export const VALIDATED_CAPABILITIES: readonly string[] = [IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY];
+
 /** Header of a START or FULL section: binds `sectionId` to the device for the rest of the stream. */
 export function writeSectionStart(
   writer: ByteWriter,

@@ -22,6 +22,7 @@ import { CommandDecoder } from './command-decoder.ts';
 import { ConfigurationDecoder } from './configuration-decoder.ts';
 import { DeviceSectionDecoder, type ExpectedDevice } from './device-section-decoder.ts';
 import { InputBuffer } from './input-buffer.ts';
+import { ExpectedBlocksDecoder } from './mem-size-decoder.ts';
 import { PAGE_RECORD_MAX_BYTES, type WireRamBlock } from './ram-record.ts';
 import { RamRecordDecoder } from './ram-record-decoder.ts';
 import { decodeSectionHeader, unknownSection } from './section-header.ts';
@@ -83,6 +84,7 @@ export class StreamDecoder {
   readonly #handler: StreamHandler;
   readonly #limits: StreamLimits;
   readonly #configuration: ConfigurationDecoder;
+  readonly #memSize: ExpectedBlocksDecoder;
   readonly #ram: RamRecordDecoder;
   readonly #commands: CommandDecoder;
   readonly #devices: DeviceSectionDecoder;
@@ -119,9 +121,12 @@ export class StreamDecoder {
       this.#limits.machineTypeBytes,
       (received) => handler.configuration(received),
     );
-    this.#ram = new RamRecordDecoder(this.#input, blocks, handler);
+    this.#memSize = new ExpectedBlocksDecoder(this.#input, blocks);
+    this.#ram = new RamRecordDecoder(this.#input, this.#memSize, handler);
+    this.#ram.blocks = blocks;
     const phase = embedded ? 'package' : resumed === undefined ? 'precopy' : 'resumed';
-    this.#commands = new CommandDecoder(this.#input, blocks, this.#limits, phase);
+    const findBlock = (idstr: string) => blocks.find((block) => block.idstr === idstr);
+    this.#commands = new CommandDecoder(this.#input, findBlock, this.#limits, phase);
     this.#devices = new DeviceSectionDecoder(this.#input, options.devices);
     this.#isEmbedded = embedded;
     this.#ramSectionId = resumed?.ramSectionId ?? null;
@@ -355,7 +360,7 @@ export class StreamDecoder {
     });
     if (command === null) return false;
     this.#state = 'section-type';
-    if (command.type === 'postcopy-advise') this.#ram.isPostcopyAdvised = true;
+    if (command.type === 'postcopy-advise') this.#memSize.isPostcopyAdvised = true;
     if (command.type === 'postcopy-run') {
       // Nothing may run on the word of a package that is not exactly what it said to be.
       if (this.#input.available > 0) {

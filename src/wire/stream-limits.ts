@@ -1,4 +1,4 @@
-/** How much of what a peer announces a destination accepts, in bytes. */
+/** How much of what a peer announces is accepted, in bytes unless the name says otherwise. */
 export interface StreamLimits {
   /** Name in CONFIGURATION. */
   readonly machineTypeBytes: number;
@@ -6,8 +6,12 @@ export interface StreamLimits {
   readonly commandBytes: number;
   /** Content of PACKAGED: all device state. */
   readonly packageBytes: number;
-  /** JSON after EOF; it is skipped, not kept. */
+  /** JSON after EOF; a destination skips it. */
   readonly vmDescriptionBytes: number;
+  /** Number of RAM blocks of a machine that is not known here. */
+  readonly blocks: number;
+  /** RAM of a machine that is not known here, all blocks together. */
+  readonly ramBytes: number;
 }
 
 export const STREAM_LIMITS: StreamLimits = {
@@ -15,4 +19,6 @@ export const STREAM_LIMITS: StreamLimits = {
   commandBytes: 8 * 1024,
   packageBytes: 64 * 1024 * 1024,
   vmDescriptionBytes: 64 * 1024 * 1024,
+  blocks: 4096,
+  ramBytes: 64 * 2 ** 40,
 };
