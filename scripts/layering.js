@@ -17,7 +17,18 @@ const MAY_IMPORT = {
   migration: ['wire', 'memory', 'telemetry'],
   transport: ['linux'],
   qemu: [],
-  threads: ['migration', 'memory', 'wire', 'telemetry', 'linux', 'transport', 'machine', 'machine/v86'],
+  threads: [
+    'migration',
+    'memory',
+    'wire',
+    'telemetry',
+    'linux',
+    'transport',
+    'snapshot',
+    'machine',
+    'machine/v86',
+  ],
+  restore: ['threads', 'snapshot', 'migration', 'memory', 'wire', 'telemetry', 'linux', 'transport', 'qemu'],
   vm: ['threads', 'migration', 'memory', 'telemetry', 'linux', 'transport', 'machine', 'machine/v86'],
   monitor: ['vm', 'migration', 'telemetry', 'qemu'],
   cli: [
@@ -32,6 +43,8 @@ const MAY_IMPORT = {
     'telemetry',
     'transport',
     'qemu',
+    'snapshot',
+    'restore',
   ],
 };
 

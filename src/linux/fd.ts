@@ -17,7 +17,6 @@ const fcntlCall = libc.func('int fcntl(int fd, int command, int argument)');
 const closeCall = libc.func('int close(int fd)');
 const pipe2Call = libc.func('int pipe2(_Out_ int *fds, int flags)');
 const readCall = libc.func('intptr_t read(int fd, uintptr_t address, size_t length)');
-const preadCall = libc.func('intptr_t pread(int fd, uintptr_t address, size_t length, int64_t offset)');
 const writeCall = libc.func('intptr_t write(int fd, uintptr_t address, size_t length)');
 
 /** @returns a second descriptor of the same open file, closed on exec */
@@ -80,21 +79,4 @@ export function writeFrom(fd: number, address: bigint | number, lengthBytes: num
     if (errno === Errno.EAGAIN) return WOULD_BLOCK;
     if (errno !== Errno.EINTR) throw new SyscallError('write', errno, String(fd));
   }
-}
-
-/**
- * `pread(fd, address, lengthBytes, offset)`, until all of it was read or the file has ended.
- *
- * @returns bytes read: fewer than asked only at the end of the file
- */
-export function readAt(fd: number, address: bigint | number, lengthBytes: number, offset: number): number {
-  let readBytes = 0;
-  while (readBytes < lengthBytes) {
-    const at = BigInt(address) + BigInt(readBytes);
-    const count = Number(preadCall(fd, at, lengthBytes - readBytes, offset + readBytes));
-    if (count === 0) break;
-    if (count > 0) readBytes += count;
-    else if (lastErrno() !== Errno.EINTR) throw new SyscallError('pread', lastErrno(), String(fd));
-  }
-  return readBytes;
 }

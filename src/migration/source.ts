@@ -98,6 +98,8 @@ export interface SourceOptions {
   /** A clear bitmap per block, perhaps shared with a thread that shows it. */
   readonly dirtyBitmaps: readonly PageBitmap[];
   readonly machineType: string;
+  /** Subsection `configuration/uuid` of the stream: 16 bytes. Default: none. */
+  readonly uuid?: Uint8Array | undefined;
   readonly encodeDevices: DeviceEncoder;
   /** Section id of RAM, which no device section may have. Default: `RAM_SECTION_ID`. */
   readonly ramSectionId?: number;
@@ -206,13 +208,15 @@ export class SourceMigration {
   // ---- inputs ----------------------------------------------------------------------------------------------
 
   start(nowMs: number): void {
-    const { capabilities, hasReturnPath, machineType, memory } = this.#options;
+    const { capabilities, hasReturnPath, machineType, memory, uuid } = this.#options;
     this.#statistics.startedAtMs = nowMs;
     this.#move('setup');
     this.#pages.start();
     this.#limiter.setLimit(this.#parameters['max-bandwidth'], nowMs);
 
-    this.#queue(fileHeaderBytes(machineType), (writer) => writeFileHeader(writer, machineType));
+    this.#queue(fileHeaderBytes(machineType, [], uuid), (writer) =>
+      writeFileHeader(writer, machineType, [], uuid),
+    );
     if (hasReturnPath) {
       this.#queueCommand('OPEN_RETURN_PATH', encodeCommand(MigrationCommand.OPEN_RETURN_PATH));
       this.#queuePing(PingValue.RETURN_PATH_OPENED, nowMs);

@@ -4,26 +4,20 @@
  * Nobody writes to it, so there is nothing to track. Pages are read one by one as they are asked for, and ahead when they
  * are read in order: pages that follow each other in a block do so in the file, at most a few bytes apart.
  */
-import { readAt } from '../linux/fd.ts';
+import { preadInto } from '../linux/file-io.ts';
 import { type Mapping, mapAnonymous } from '../linux/memory.ts';
 import type { PageBitmap } from '../memory/page-bitmap.ts';
-import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { MigrationError } from '../migration/migration-error.ts';
 import type { DirtyTracker, SourceMemory } from '../migration/source-ports.ts';
-
-export interface FileBlock extends RamBlockLayout {
-  /** A page whose bit is clear is zero and stands nowhere. */
-  readonly hasContent: PageBitmap;
-  /** Where the content of a page begins in the file. */
-  fileOffsetOf(page: number): number;
-}
+import type { SnapshotBlock } from '../snapshot/snapshot.ts';
 
 const READ_AHEAD_BYTES = 256 * 1024;
 /** A page at most so far behind the last one is taken as the next in order: zero pages are passed over. */
 const MAX_STEP_BYTES = 64 * 1024;
 
 export class FileMemory implements SourceMemory {
-  readonly blocks: readonly FileBlock[];
+  readonly blocks: readonly SnapshotBlock[];
   readonly #fd: number;
   readonly #path: string;
   readonly #window: Mapping = mapAnonymous(READ_AHEAD_BYTES);
@@ -32,7 +26,7 @@ export class FileMemory implements SourceMemory {
   #windowEnd = 0;
 
   /** @param path for errors */
-  constructor(fd: number, path: string, blocks: readonly FileBlock[]) {
+  constructor(fd: number, path: string, blocks: readonly SnapshotBlock[]) {
     this.#fd = fd;
     this.#path = path;
     this.blocks = blocks;
@@ -41,7 +35,7 @@ export class FileMemory implements SourceMemory {
   /** @throws {MigrationError} if the file cannot be read there any more */
   copyPage(block: number, offset: number, target: Uint8Array, at: number): void {
     const page = offset / TARGET_PAGE_BYTES;
-    const fileOffset = (this.blocks[block] as FileBlock).fileOffsetOf(page);
+    const fileOffset = (this.blocks[block] as SnapshotBlock).fileOffsetOf(page);
     if (fileOffset < this.#windowAt || fileOffset + TARGET_PAGE_BYTES > this.#windowEnd) {
       this.#read(fileOffset);
     }
@@ -51,7 +45,7 @@ export class FileMemory implements SourceMemory {
 
   /** Whoever wrote the file has looked for zero pages. */
   isZeroPage(block: number, offset: number): boolean {
-    return !(this.blocks[block] as FileBlock).hasContent.isSet(offset / TARGET_PAGE_BYTES);
+    return !(this.blocks[block] as SnapshotBlock).hasContent.isSet(offset / TARGET_PAGE_BYTES);
   }
 
   close(): void {
@@ -66,7 +60,7 @@ export class FileMemory implements SourceMemory {
     this.#windowEnd = fileOffset;
     let readBytes: number;
     try {
-      readBytes = readAt(this.#fd, this.#window.address, wantedBytes, fileOffset);
+      readBytes = preadInto(this.#fd, this.#window.address, wantedBytes, fileOffset);
     } catch (error) {
       throw new MigrationError(`"${this.#path}" cannot be read: ${(error as Error).message}`, {
         cause: error,

@@ -16,7 +16,9 @@ import type { GuestDowntime } from '../migration/destination.ts';
 import type { DeviceSectionName } from '../migration/device-state.ts';
 import type { MigrationInfo } from '../migration/migration-info.ts';
 import type { Parameters } from '../migration/parameters.ts';
+import type { PageRun } from '../migration/push-order.ts';
 import type { MigrationStatus } from '../migration/states.ts';
+import type { SnapshotBlockData } from '../snapshot/snapshot.ts';
 import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
 import type { SharedFaultThread } from './fault-thread-control.ts';
 import type { SharedReturnPath } from './return-path-writer.ts';
@@ -104,6 +106,8 @@ export type MigrationNotice =
       readonly fields: TraceEvents[TraceName];
       readonly atMs: number;
     }
+  /** Source: the thread has closed its descriptor, perhaps as it died. */
+  | { readonly kind: 'channel-closed' }
   /** All is sent and the descriptor is closed; `peer-finished` is awaited. */
   | { readonly kind: 'flushed' }
   /** The last word: the thread ends. */
@@ -140,6 +144,26 @@ export interface SourceThreadData extends SourceLoopData, GuestThreadData {
   readonly writeFaults:
     | { readonly control: SharedFaultThread; readonly notedWords: readonly Int32Array[] }
     | undefined;
+}
+
+/** A thread that sends a snapshot. */
+export interface SnapshotThreadData extends SourceLoopData {
+  /** For reading, and for errors. They stay the main thread's. */
+  readonly snapshotFd: number;
+  readonly snapshotPath: string;
+  readonly machineType: string;
+  /** 16 bytes, if the stream is to name it. */
+  readonly uuid: Uint8Array | undefined;
+  readonly ramSectionId: number;
+  readonly blocks: readonly SnapshotBlockData[];
+  /** FULL sections. */
+  readonly deviceSections: Uint8Array;
+  /** The VMDESCRIPTION record, or nothing. */
+  readonly description: Uint8Array;
+  readonly pushFirst: readonly PageRun[];
+  readonly quietBeforePushMs: number;
+  /** Words of a `PageRecording`, if page requests are to be recorded. */
+  readonly recordingWords: Int32Array | undefined;
 }
 
 export interface DestinationThreadData extends ChannelThreadData, GuestThreadData {

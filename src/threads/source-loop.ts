@@ -9,6 +9,7 @@ import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
 import { scheduleThread } from '../linux/scheduling.ts';
 import { setUnsentLowWatermark, setUserTimeout, syncFile } from '../linux/socket-options.ts';
+import type { PageRun } from '../migration/push-order.ts';
 import { SourceMigration, type SourceOptions } from '../migration/source.ts';
 import { monotonicMs } from './clock.ts';
 import type { MachinePort } from './machine-client.ts';
@@ -45,7 +46,13 @@ export class SourceLoop {
   #isFdOpen = true;
   #isClosing = false;
 
-  constructor(data: SourceLoopData, machine: SourceMachine, parts: SourceParts) {
+  /** @param onPagesRequested is told of every page request, before it is served */
+  constructor(
+    data: SourceLoopData,
+    machine: SourceMachine,
+    parts: SourceParts,
+    onPagesRequested?: (pages: PageRun) => void,
+  ) {
     this.#data = data;
     this.#machine = machine;
     this.#trace = new PortTrace(data.orders, data.traces);
@@ -66,6 +73,7 @@ export class SourceLoop {
           this.#notify({ kind: 'status', status, error: error?.message, isGuestElsewhere });
         },
         passBegins: (pass) => this.#notify({ kind: 'pass', pass }),
+        ...(onPagesRequested !== undefined && { pagesRequested: onPagesRequested }),
       },
       trace: this.#trace,
     });
@@ -231,8 +239,10 @@ export class SourceLoop {
   }
 
   #closeChannel(): void {
-    if (this.#isFdOpen) closeFd(this.#data.fd);
+    if (!this.#isFdOpen) return;
     this.#isFdOpen = false;
+    closeFd(this.#data.fd);
+    this.#notify({ kind: 'channel-closed' });
   }
 
   #notify(notice: MigrationNotice): void {

@@ -6,7 +6,12 @@ import { hostPageBytes } from '../linux/memory.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { FaultThreadData } from './fault-thread.ts';
 import type { MemoryDumpData } from './memory-dump-thread.ts';
-import type { DestinationThreadData, MachineThreadData, SourceThreadData } from './messages.ts';
+import type {
+  DestinationThreadData,
+  MachineThreadData,
+  SnapshotThreadData,
+  SourceThreadData,
+} from './messages.ts';
 
 /** These threads make little garbage: a small nursery keeps their memory low and their collections short. */
 const RESOURCE_LIMITS = { maxYoungGenerationSizeMb: 4 };
@@ -27,6 +32,15 @@ export function startSourceThread(data: SourceThreadData): Worker {
     name: 'migration-source',
     resourceLimits: RESOURCE_LIMITS,
     transferList: [data.orders, data.machine],
+  });
+}
+
+export function startSnapshotThread(data: SnapshotThreadData): Worker {
+  return new Worker(new URL('./snapshot-source-thread.js', import.meta.url), {
+    workerData: data,
+    name: 'snapshot-source',
+    resourceLimits: RESOURCE_LIMITS,
+    transferList: [data.orders],
   });
 }
 

@@ -216,8 +216,10 @@ export class MigrationThread {
       case 'trace':
         this.#host.onTrace(notice.name, notice.fields, notice.atMs);
         return;
-      case 'flushed':
+      case 'channel-closed':
         this.#isFdClosed = true;
+        return;
+      case 'flushed':
         void this.#awaitPeer();
         return;
     }

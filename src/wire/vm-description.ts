@@ -39,11 +39,16 @@ export function encodeVmDescription(
 ): Uint8Array {
   let json = JSON.stringify({ page_size: pageSizeBytes, devices: devices.map(describeDevice) });
   while (hasBraceByte(json.length)) json += ' ';
+  return encodeDescriptionRecord(new TextEncoder().encode(json));
+}
+
+/** The whole record around a description that another source has made. */
+export function encodeDescriptionRecord(json: Uint8Array): Uint8Array {
   const record = new Uint8Array(1 + 4 + json.length);
   const writer = new ByteWriter(record);
   writer.u8(SectionType.VMDESCRIPTION);
   writer.u32(json.length);
-  writer.ascii(json);
+  writer.bytes(json);
   return record;
 }
 

@@ -1,0 +1,173 @@
+/**
+ * A QEMU of our own: started to wait for a guest that we bring, driven at a monitor of its own, watched to its end.
+ *
+ * It shares our terminal and our standard streams. To the command of the caller only `-incoming defer` and one more QMP
+ * monitor are added, whose socket is in a private folder.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, rmSync } from 'node:fs';
+import { constants } from 'node:os';
+import { basename, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { QmpClient, type QmpEvent } from './qmp-client.ts';
+
+const START_TIMEOUT_MS = 30_000;
+const POLL_MS = 2;
+/** How long it may take to quit before it is killed. */
+const QUIT_TIMEOUT_MS = 5000;
+
+/** The command cannot be used, or QEMU did not come up; the text is for whoever typed it. */
+export class QemuStartError extends Error {
+  override readonly name = 'QemuStartError';
+}
+
+export interface QemuExit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+/** Options that say where a guest comes from, which is our part, or that take the process away from us. */
+const REFUSED_OPTIONS: Readonly<Record<string, string>> = {
+  incoming: 'the guest comes from the snapshot: leave it out',
+  loadvm: 'the guest comes from the snapshot: leave it out',
+  daemonize: 'postcopy feeds and watches this process: let postcopy itself go into the background',
+};
+
+/** @throws {QemuStartError} if the command says something that is ours to say */
+export function checkQemuCommand(command: readonly string[]): void {
+  for (const argument of command.slice(1)) {
+    const why = REFUSED_OPTIONS[argument.replace(/^--?/, '')];
+    if (argument.startsWith('-') && why !== undefined) {
+      throw new QemuStartError(`Option "${argument}" of QEMU cannot be used here: ${why}`);
+    }
+  }
+}
+
+export class QemuProcess {
+  readonly name: string;
+  /** Resolves when the process has ended. */
+  readonly exited: Promise<QemuExit>;
+  readonly #child: ChildProcess;
+  #spawnError: Error | undefined;
+  #exit: QemuExit | undefined;
+  #qmp: QmpClient | undefined;
+
+  /**
+   * @param command the program and its arguments
+   * @param folder private to us; the socket is gone from it when this resolves
+   * @param onEvent gets every event of the monitor
+   * @throws {QemuStartError} if it cannot be started, or ends before its monitor answers
+   */
+  static async start(
+    command: readonly string[],
+    folder: string,
+    onEvent: (event: QmpEvent) => void,
+  ): Promise<QemuProcess> {
+    checkQemuCommand(command);
+    const path = join(folder, 'qmp');
+    const qemu = new QemuProcess(command, path);
+    try {
+      await qemu.#connect(path, onEvent);
+      return qemu;
+    } catch (error) {
+      await qemu.kill();
+      throw error;
+    } finally {
+      rmSync(path, { force: true });
+    }
+  }
+
+  private constructor(command: readonly string[], qmpPath: string) {
+    const [program = '', ...args] = command;
+    this.name = basename(program);
+    const ours = ['-incoming', 'defer', '-qmp', `unix:${qmpPath.replaceAll(',', ',,')},server=on,wait=off`];
+    this.#child = spawn(program, [...args, ...ours], { stdio: 'inherit' });
+    this.exited = new Promise((resolve) => {
+      const settle = (exit: QemuExit) => {
+        this.#exit = exit;
+        resolve(exit);
+      };
+      this.#child.once('exit', (code, signal) => settle({ code, signal }));
+      this.#child.once('error', (error) => {
+        this.#spawnError = error;
+        settle({ code: null, signal: null });
+      });
+    });
+  }
+
+  get qmp(): QmpClient {
+    if (this.#qmp === undefined) throw new Error('QEMU is not connected');
+    return this.#qmp;
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
+  /** How it ended; undefined while it runs. */
+  get exit(): QemuExit | undefined {
+    return this.#exit;
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    if (this.#exit === undefined) this.#child.kill(signal);
+  }
+
+  /** Ends it: by its monitor, else by force. May be called twice. */
+  async quit(): Promise<void> {
+    this.#qmp?.execute('quit').catch(() => {}); // it closes the connection as it goes
+    const isGone = await Promise.race([
+      this.exited.then(() => true),
+      sleep(QUIT_TIMEOUT_MS, false, { ref: false }),
+    ]);
+    if (!isGone) await this.kill();
+  }
+
+  async kill(): Promise<void> {
+    this.#qmp?.close();
+    this.signal('SIGKILL');
+    await this.exited;
+  }
+
+  async #connect(path: string, onEvent: (event: QmpEvent) => void): Promise<void> {
+    const deadlineMs = performance.now() + START_TIMEOUT_MS;
+    while (!existsSync(path)) {
+      this.#throwIfEnded();
+      if (performance.now() > deadlineMs) {
+        throw new QemuStartError(
+          `${this.name} has not opened its monitor within ${START_TIMEOUT_MS / 1000} s`,
+        );
+      }
+      await sleep(POLL_MS);
+    }
+    try {
+      this.#qmp = await QmpClient.connect(`unix:${path}`, { onEvent });
+    } catch (error) {
+      this.#throwIfEnded();
+      throw new QemuStartError(`The monitor of ${this.name} does not answer: ${(error as Error).message}`, {
+        cause: error,
+      });
+    }
+  }
+
+  #throwIfEnded(): void {
+    if (this.#spawnError !== undefined) {
+      const { code } = this.#spawnError as NodeJS.ErrnoException;
+      const why = code === 'ENOENT' ? 'there is no such program' : this.#spawnError.message;
+      throw new QemuStartError(`"${this.#child.spawnfile}" cannot be started: ${why}`);
+    }
+    if (this.#exit !== undefined) {
+      throw new QemuStartError(`${this.name} ended before it took a guest: ${describeExit(this.#exit)}`);
+    }
+  }
+}
+
+/** e.g. `exit code 1`, `signal SIGKILL` */
+export function describeExit({ code, signal }: QemuExit): string {
+  return signal === null ? `exit code ${code ?? 'unknown'}` : `signal ${signal}`;
+}
+
+/** The exit code by which a shell would tell of it. */
+export function shellExitCode({ code, signal }: QemuExit): number {
+  return signal === null ? (code ?? 1) : 128 + (constants.signals[signal] ?? 0);
+}

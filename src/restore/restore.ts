@@ -1,0 +1,274 @@
+/**
+ * Restores a snapshot into a QEMU: the guest runs at once, and its memory comes as it is touched.
+ *
+ *   open the snapshot ─▶ QEMU waits for a migration ─▶ device state ─▶ the guest runs ─▶ all of its memory is there
+ *
+ * We are the source of a postcopy migration that has sent nothing in precopy. The snapshot is only read: whatever goes
+ * wrong, it can be restored again.
+ */
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import type { MigrationStatus } from '../migration/states.ts';
+import { QemuProcess } from '../qemu/qemu-process.ts';
+import type { QmpEvent } from '../qemu/qmp-client.ts';
+import type { Snapshot } from '../snapshot/snapshot.ts';
+import { PageRecording } from '../threads/page-recording.ts';
+import { connectChannel } from '../transport/connect.ts';
+import { checkQemu } from './check-qemu.ts';
+import { describeSnapshot, type RestoreReport } from './restore-report.ts';
+import { SnapshotSource } from './snapshot-source.ts';
+import {
+  readTouchOrder,
+  type TouchOrder,
+  TouchOrderError,
+  touchOrderPath,
+  writeTouchOrder,
+} from './touch-order.ts';
+
+/** While first touches are recorded, nothing is pushed before the guest has asked for nothing for so long. */
+const RECORDING_QUIET_MS = 1000;
+
+export interface RestoreOptions {
+  readonly snapshot: Snapshot;
+  /** Load everything before the guest runs. */
+  readonly isFull: boolean;
+  /** Write down the order of first touches, for later restores. */
+  readonly isRecording: boolean;
+  /** Leave out an order that was recorded. */
+  readonly ignoresOrder: boolean;
+  /** Of what is pushed; 0 is no limit. */
+  readonly maxBytesPerSecond: number;
+  /** Told of each step, in words for an operator. */
+  readonly onMessage: (text: string) => void;
+  /** Aborted to give up: what has come of the guest by then is lost. */
+  readonly signal: AbortSignal;
+}
+
+/** The guest could not be brought to where it should be; the text is for the operator. */
+export class RestoreError extends Error {
+  override readonly name = 'RestoreError';
+}
+
+/** A QEMU that was started for it, and how its restore went. */
+export interface RestoredQemu {
+  readonly qemu: QemuProcess;
+  readonly report: RestoreReport;
+}
+
+/**
+ * Starts QEMU and gives it the guest. Resolves when all memory is there.
+ *
+ * @param command QEMU and its options: those of the machine that was saved
+ * @throws {RestoreError} and has ended QEMU, unless its guest runs and lacks memory
+ */
+export async function restoreIntoNewQemu(
+  command: readonly string[],
+  options: RestoreOptions,
+): Promise<RestoredQemu> {
+  const folder = mkdtempSync(join(tmpdir(), 'postcopy-'));
+  let qemu: QemuProcess | undefined;
+  try {
+    chmodSync(folder, 0o700);
+    const clock = new RestoreClock();
+    qemu = await QemuProcess.start(command, folder, (event) => clock.heed(event));
+    const started = qemu;
+    clock.qemuReady();
+    await checkQemu(qemu.qmp, options.snapshot);
+    const address = `unix:${join(folder, 'migration')}`;
+    await prepare(qemu, address, options);
+    const exited = qemu.exited.then((exit) => {
+      throw new RestoreError(`${started.name} ended: ${exit.signal ?? `exit code ${exit.code}`}`);
+    });
+    exited.catch(() => {}); // only the race below is told
+    const report = await feed(address, clock, options, exited);
+    return { qemu, report };
+  } catch (error) {
+    if (!(error instanceof LostMemoryError)) await qemu?.kill();
+    throw asRestoreError(error);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Gives the guest to whoever waits for a migration at `uri`. Resolves when all memory is there.
+ *
+ * @throws {RestoreError}
+ */
+export async function restoreInto(uri: string, options: RestoreOptions): Promise<RestoreReport> {
+  try {
+    return await feed(uri, new RestoreClock(), options, new Promise<never>(() => {}));
+  } catch (error) {
+    throw asRestoreError(error);
+  }
+}
+
+/** The guest runs at the other end and waits for pages that do not come: ending what it runs in is the operator's. */
+class LostMemoryError extends RestoreError {}
+
+async function prepare({ qmp }: QemuProcess, address: string, { isFull }: RestoreOptions): Promise<void> {
+  const capabilities = [
+    { capability: 'events', state: true },
+    { capability: 'postcopy-ram', state: !isFull },
+  ];
+  await qmp.execute('migrate-set-capabilities', { capabilities });
+  await qmp.execute('migrate-incoming', { uri: address });
+}
+
+async function feed(
+  uri: string,
+  clock: RestoreClock,
+  options: RestoreOptions,
+  ended: Promise<never>,
+): Promise<RestoreReport> {
+  const { snapshot, isFull, isRecording, maxBytesPerSecond, onMessage, signal } = options;
+  const order = isRecording || isFull || options.ignoresOrder ? undefined : recordedOrder(options);
+  const recording = isRecording ? PageRecording.allocate(pagesOf(snapshot)) : undefined;
+  const channel = await connectChannel(uri, { signal });
+  if (!isFull && !channel.hasReturnPath) {
+    channel.close();
+    throw new RestoreError(
+      `Postcopy needs a connection that carries bytes both ways, which "${uri}" does not: use tcp: or unix:, or load ` +
+        'everything first with --full',
+    );
+  }
+  const source = new SnapshotSource(snapshot, channel, {
+    isFull,
+    maxBytesPerSecond,
+    pushFirst: order?.runs ?? [],
+    quietBeforePushMs: isRecording ? RECORDING_QUIET_MS : 0,
+    recording,
+  });
+  try {
+    onMessage(describeSnapshot(snapshot));
+    clock.onRunning = (afterMs) => onMessage(`the guest runs, ${Math.round(afterMs)} ms after the start`);
+    const status = await Promise.race([endOf(source, clock), ended, aborted(signal)]).catch((error) => {
+      if (clock.handedOverMs === undefined) throw error;
+      throw new LostMemoryError((error as Error).message, { cause: error });
+    });
+    if (status !== 'completed') throw await failure(source);
+    const info = await source.query();
+    if (recording !== undefined) saveOrder(recording, options);
+    return clock.report(snapshot, info, { isFull, order, recorded: recording?.requests });
+  } finally {
+    await source.close();
+  }
+}
+
+function endOf(source: SnapshotSource, clock: RestoreClock): Promise<MigrationStatus> {
+  return new Promise((resolve) => {
+    const onStatus = (status: MigrationStatus) => {
+      if (status === 'postcopy-active') clock.handedOver();
+      if (!['completed', 'failed', 'postcopy-paused'].includes(status)) return;
+      source.off('status', onStatus);
+      resolve(status);
+    };
+    source.on('status', onStatus);
+  });
+}
+
+/** Why it failed, in words that fit a snapshot: no guest waits at this end. */
+async function failure(source: SnapshotSource): Promise<RestoreError> {
+  const why = source.error ?? 'the thread that sends the snapshot ended';
+  if (source.status !== 'postcopy-paused') return new RestoreError(why);
+  const missing = (await source.query())?.ram?.remaining ?? 0;
+  return new LostMemoryError(
+    `The connection was lost while the guest ran: it lacks at least ${missing / TARGET_PAGE_BYTES} pages and waits at ` +
+      'the next of them that it needs. End that machine and restore the snapshot again; it is as it was',
+  );
+}
+
+function recordedOrder({ snapshot, onMessage }: RestoreOptions): TouchOrder | undefined {
+  try {
+    return readTouchOrder(touchOrderPath(snapshot.path), snapshot);
+  } catch (error) {
+    if (!(error instanceof TouchOrderError)) throw error;
+    onMessage(`${error.message}; it is left out`);
+    return undefined;
+  }
+}
+
+function saveOrder(recording: PageRecording, { snapshot, onMessage }: RestoreOptions): void {
+  const path = touchOrderPath(snapshot.path);
+  try {
+    writeTouchOrder(path, snapshot, { requests: recording.requests, runs: recording.runs() });
+    onMessage(`the order of first touches is in "${path}", and is used from now on`);
+  } catch (error) {
+    if (!(error instanceof TouchOrderError)) throw error;
+    onMessage(error.message);
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const onAbort = () => reject(new RestoreError('Interrupted'));
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+  });
+}
+
+function pagesOf(snapshot: Snapshot): number {
+  return snapshot.blocks.reduce((sum, { lengthBytes }) => sum + lengthBytes / TARGET_PAGE_BYTES, 0);
+}
+
+function asRestoreError(error: unknown): unknown {
+  if (error instanceof RestoreError || !(error instanceof Error)) return error;
+  return new RestoreError(error.message, { cause: error });
+}
+
+/** When what happened, in milliseconds since the start of the restore. */
+class RestoreClock {
+  onRunning: (afterMs: number) => void = () => {};
+  handedOverMs: number | undefined;
+  readonly #startedAtMs = performance.now();
+  #qemuReadyMs: number | undefined;
+  #runningMs: number | undefined;
+
+  qemuReady(): void {
+    this.#qemuReadyMs = this.#elapsedMs;
+  }
+
+  handedOver(): void {
+    this.handedOverMs = this.#elapsedMs;
+  }
+
+  heed({ event }: QmpEvent): void {
+    if (event !== 'RESUME' || this.#runningMs !== undefined) return;
+    this.#runningMs = this.#elapsedMs;
+    this.onRunning(this.#runningMs);
+  }
+
+  report(
+    snapshot: Snapshot,
+    info: RestoreReport['migration'],
+    {
+      isFull,
+      order,
+      recorded,
+    }: { isFull: boolean; order: TouchOrder | undefined; recorded: number | undefined },
+  ): RestoreReport {
+    return {
+      snapshot: snapshot.path,
+      'machine-type': snapshot.machineType,
+      mode: isFull ? 'full' : 'postcopy',
+      'qemu-ready-ms': this.#qemuReadyMs,
+      'guest-running-ms': this.#runningMs,
+      'all-memory-ms': this.#elapsedMs,
+      'recorded-order':
+        order === undefined
+          ? undefined
+          : {
+              requests: order.requests,
+              pages: order.runs.reduce((sum, { pageCount }) => sum + pageCount, 0),
+            },
+      'requests-recorded': recorded,
+      migration: info,
+    };
+  }
+
+  get #elapsedMs(): number {
+    return performance.now() - this.#startedAtMs;
+  }
+}

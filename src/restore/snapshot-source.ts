@@ -1,0 +1,127 @@
+/**
+ * A snapshot on its way into a machine, as the main thread holds it: the thread that sends it, and what that says.
+ */
+import { EventEmitter } from 'node:events';
+import { MessageChannel, type Worker } from 'node:worker_threads';
+import { closeFd } from '../linux/fd.ts';
+import { closeEventfd, createEventfd } from '../linux/poll.ts';
+import { DEFAULT_CAPABILITIES } from '../migration/capabilities.ts';
+import type { MigrationInfo } from '../migration/migration-info.ts';
+import { DEFAULT_PARAMETERS } from '../migration/parameters.ts';
+import type { PageRun } from '../migration/push-order.ts';
+import type { MigrationStatus } from '../migration/states.ts';
+import type { Snapshot } from '../snapshot/snapshot.ts';
+import type { MigrationNotice } from '../threads/messages.ts';
+import { MigrationOrders } from '../threads/migration-orders.ts';
+import type { PageRecording } from '../threads/page-recording.ts';
+import { startSnapshotThread } from '../threads/start-threads.ts';
+import type { Channel } from '../transport/channel.ts';
+import { encodeDescriptionRecord } from '../wire/vm-description.ts';
+
+export interface SnapshotSourceSettings {
+  /** Everything before the guest runs, rather than pages as it needs them. */
+  readonly isFull: boolean;
+  /** Of what is pushed; 0 is no limit. */
+  readonly maxBytesPerSecond: number;
+  readonly pushFirst: readonly PageRun[];
+  /** Push only when the guest has asked for nothing during so many milliseconds. */
+  readonly quietBeforePushMs: number;
+  readonly recording: PageRecording | undefined;
+}
+
+export class SnapshotSource extends EventEmitter<{
+  status: [status: MigrationStatus, error: string | undefined];
+}> {
+  /** Resolves when the thread has ended and its descriptor is closed. */
+  readonly ended: Promise<void>;
+  readonly #worker: Worker;
+  readonly #orders: MigrationOrders;
+  readonly #wakeFd: number;
+  readonly #fd: number;
+  #status: MigrationStatus = 'none';
+  #error: string | undefined;
+  #isFdClosed = false;
+
+  /** @param snapshot stays the caller's, and must stay open until `ended` */
+  constructor(snapshot: Snapshot, channel: Channel, settings: SnapshotSourceSettings) {
+    super();
+    const orders = new MessageChannel();
+    const { hasReturnPath } = channel;
+    this.#wakeFd = createEventfd();
+    this.#fd = channel.detach();
+    this.#orders = new MigrationOrders(orders.port1, this.#wakeFd, (notice) => this.#heed(notice));
+    const { vmDescription } = snapshot;
+    this.#worker = startSnapshotThread({
+      fd: this.#fd,
+      hasReturnPath,
+      orders: orders.port2,
+      wakeFd: this.#wakeFd,
+      traces: [],
+      capabilities: { ...DEFAULT_CAPABILITIES, 'postcopy-ram': !settings.isFull },
+      parameters: {
+        ...DEFAULT_PARAMETERS,
+        'max-bandwidth': settings.maxBytesPerSecond,
+        'max-postcopy-bandwidth': settings.maxBytesPerSecond,
+      },
+      snapshotFd: snapshot.fd,
+      snapshotPath: snapshot.path,
+      machineType: snapshot.machineType,
+      uuid: snapshot.uuid,
+      ramSectionId: snapshot.ramSectionId,
+      blocks: snapshot.blocks.map(({ data }) => data),
+      deviceSections: snapshot.deviceSections,
+      description: vmDescription === undefined ? new Uint8Array() : encodeDescriptionRecord(vmDescription),
+      pushFirst: settings.pushFirst,
+      quietBeforePushMs: settings.quietBeforePushMs,
+      recordingWords: settings.recording?.words,
+    });
+    this.#worker.on('error', (error) => this.#setStatus('failed', error.message));
+    this.ended = new Promise((resolve) => {
+      this.#worker.once('exit', () => {
+        this.#giveBack();
+        resolve();
+      });
+    });
+    // The switch comes first: nothing is sent before the guest is there.
+    if (!settings.isFull) void this.#orders.ask((id) => ({ kind: 'start-postcopy', id }));
+  }
+
+  get status(): MigrationStatus {
+    return this.#status;
+  }
+
+  /** Why it failed. */
+  get error(): string | undefined {
+    return this.#error;
+  }
+
+  /** Statistics: of now, or of the end; undefined if the thread died. */
+  query(): Promise<MigrationInfo | undefined> {
+    return this.#orders.query();
+  }
+
+  /** Ends the thread, whatever it does: a guest that lacks pages waits for them for ever. May be called twice. */
+  async close(): Promise<void> {
+    this.#orders.order({ kind: 'close' });
+    await this.ended;
+  }
+
+  #heed(notice: MigrationNotice): void {
+    if (notice.kind === 'channel-closed') this.#isFdClosed = true;
+    else if (notice.kind === 'status') this.#setStatus(notice.status, notice.error);
+    // The far end of a channel without a return path is not ours to wait for: it has everything.
+    else if (notice.kind === 'flushed') this.#orders.order({ kind: 'peer-finished', error: undefined });
+  }
+
+  #setStatus(status: MigrationStatus, error: string | undefined): void {
+    this.#status = status;
+    this.#error = error;
+    this.emit('status', status, error);
+  }
+
+  #giveBack(): void {
+    this.#orders.end();
+    closeEventfd(this.#wakeFd);
+    if (!this.#isFdClosed) closeFd(this.#fd); // The thread died before it came to that.
+  }
+}
