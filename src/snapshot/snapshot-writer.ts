@@ -1,5 +1,5 @@
 /**
- * Writes a snapshot: a mapped-ram file (see mapped-ram.ts), which is a snapshot only once it is whole.
+ * Writes a snapshot: a mapped-ram file (see mapped-ram-layout.ts), which is a snapshot only once it is whole.
  *
  * Pages go to their places as they come, in any order and as often as they come; the last one counts. All else, also the magic
  * that the file begins with, is written at the end, so that a file which nobody finished reads as none. Not synchronised with
@@ -10,6 +10,7 @@ import { readSync, writeSync } from 'node:fs';
 import { punchHole, WriteRanges } from '../linux/file-io.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { ByteWriter } from '../wire/byte-writer.ts';
+import { type MappedRamHeader, mappedRamBitmapBytes } from '../wire/mapped-ram.ts';
 import {
   RAM_EOS_BYTES,
   RamSaveFlag,
@@ -20,6 +21,7 @@ import {
 import {
   EOF_BYTES,
   fileHeaderBytes,
+  MAPPED_RAM_CAPABILITY,
   RAM_IDSTR,
   RAM_INSTANCE_ID,
   RAM_VERSION_ID,
@@ -33,14 +35,7 @@ import {
   writeSectionFooter,
   writeSectionStart,
 } from '../wire/sections.ts';
-import {
-  bitmapBytes,
-  blockEntryBytes,
-  MAPPED_RAM_CAPABILITY,
-  type MappedRamHeader,
-  placeBlock,
-  writeBlockEntry,
-} from './mapped-ram.ts';
+import { blockEntryBytes, placeBlock, writeBlockEntry } from './mapped-ram-layout.ts';
 import { PartialFile } from './partial-file.ts';
 import { withPath } from './snapshot-error.ts';
 
@@ -302,7 +297,7 @@ function placeBlocks(layouts: readonly WireRamBlock[], listOffset: number): [blo
 }
 
 function encodeBitmap(bitmap: PageBitmap): Uint8Array {
-  const bytes = new Uint8Array(bitmapBytes(bitmap.pageCount));
+  const bytes = new Uint8Array(mappedRamBitmapBytes(bitmap.pageCount * TARGET_PAGE_BYTES));
   const view = new DataView(bytes.buffer);
   for (const [index, word] of bitmap.words.entries()) view.setInt32(index * 4, word, true);
   return bytes;

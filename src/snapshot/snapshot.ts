@@ -8,7 +8,7 @@ import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES, type WireRamBlock } from '../wire/ram-record.ts';
 
 /**
- *   mapped-ram  every page has a place of its own (see mapped-ram.ts)
+ *   mapped-ram  every page has a place of its own (see mapped-ram-layout.ts)
  *   stream      the bytes of a migration as they came, with an index of the last content of each page
  */
 export type SnapshotFormat = 'mapped-ram' | 'stream';
