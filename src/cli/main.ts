@@ -9,6 +9,7 @@ import { addDemoCommand } from './demo.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { endProcess, printMessage } from './end-process.ts';
 import { packageVersion } from './package-info.ts';
+import { addRestoreCommand } from './restore.ts';
 import { addRunCommand } from './run.ts';
 import { UsageError } from './usage-error.ts';
 
@@ -36,6 +37,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .exitOverride()
     .addHelpText('after', EXAMPLES);
   addRunCommand(program);
+  addRestoreCommand(program);
   addDoctorCommand(program);
   addDemoCommand(program);
   try {
@@ -52,7 +54,7 @@ function reportError(error: unknown): number {
   if (isDebug && error instanceof Error) process.stderr.write(`${error.stack}\n`);
   const text = error instanceof Error ? error.message : String(error);
   if (error instanceof UsageError) {
-    printMessage(`${text}\nTry "postcopy run --help".`);
+    printMessage(`${text}\nTry "postcopy --help", or "--help" behind a command.`);
     return 2;
   }
   if (!isInternalError(error)) printMessage(text);

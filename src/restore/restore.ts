@@ -9,15 +9,17 @@
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { MigrationStatus } from '../migration/states.ts';
-import { QemuProcess } from '../qemu/qemu-process.ts';
+import { describeExit, QemuProcess } from '../qemu/qemu-process.ts';
 import type { QmpEvent } from '../qemu/qmp-client.ts';
 import type { Snapshot } from '../snapshot/snapshot.ts';
 import { PageRecording } from '../threads/page-recording.ts';
 import { connectChannel } from '../transport/connect.ts';
 import { checkQemu } from './check-qemu.ts';
 import { describeSnapshot, type RestoreReport } from './restore-report.ts';
+import { savedRunState } from './saved-run-state.ts';
 import { SnapshotSource } from './snapshot-source.ts';
 import {
   readTouchOrder,
@@ -29,11 +31,14 @@ import {
 
 /** While first touches are recorded, nothing is pushed before the guest has asked for nothing for so long. */
 const RECORDING_QUIET_MS = 1000;
+const EXIT_GRACE_MS = 2000;
 
 export interface RestoreOptions {
   readonly snapshot: Snapshot;
   /** Load everything before the guest runs. */
   readonly isFull: boolean;
+  /** Whether the guest is to run when it is there; undefined: as it did when it was saved. */
+  readonly shouldRun: boolean | undefined;
   /** Write down the order of first touches, for later restores. */
   readonly isRecording: boolean;
   /** Leave out an order that was recorded. */
@@ -72,17 +77,25 @@ export async function restoreIntoNewQemu(
   try {
     chmodSync(folder, 0o700);
     const clock = new RestoreClock();
-    qemu = await QemuProcess.start(command, folder, (event) => clock.heed(event));
+    const ranWhenSaved = savedRunState(options.snapshot.deviceSections) !== 'paused';
+    const shouldRun = options.shouldRun ?? ranWhenSaved;
+    const wholeCommand = shouldRun ? command : [...command, '-S'];
+    qemu = await QemuProcess.start(wholeCommand, folder, (event) => clock.heed(event));
     const started = qemu;
     clock.qemuReady();
     await checkQemu(qemu.qmp, options.snapshot);
     const address = `unix:${join(folder, 'migration')}`;
     await prepare(qemu, address, options);
     const exited = qemu.exited.then((exit) => {
-      throw new RestoreError(`${started.name} ended: ${exit.signal ?? `exit code ${exit.code}`}`);
+      throw new RestoreError(
+        `${started.name} ended before all memory was there: ${describeExit(exit)}. Its options must be those of the ` +
+          'machine that was saved; its own message is above, if it had one',
+      );
     });
     exited.catch(() => {}); // only the race below is told
     const report = await feed(address, clock, options, exited);
+    // At the end of a precopy QEMU heeds what was saved.
+    if (options.isFull && shouldRun && !ranWhenSaved) await qemu.qmp.execute('cont');
     return { qemu, report };
   } catch (error) {
     if (!(error instanceof LostMemoryError)) await qemu?.kill();
@@ -148,7 +161,11 @@ async function feed(
       if (clock.handedOverMs === undefined) throw error;
       throw new LostMemoryError((error as Error).message, { cause: error });
     });
-    if (status !== 'completed') throw await failure(source);
+    if (status !== 'completed') {
+      // A QEMU that refuses what it is given says why, and ends a moment after it has closed the connection.
+      await Promise.race([ended, sleep(EXIT_GRACE_MS)]);
+      throw await failure(source, uri, options);
+    }
     const info = await source.query();
     if (recording !== undefined) saveOrder(recording, options);
     return clock.report(snapshot, info, { isFull, order, recorded: recording?.requests });
@@ -170,9 +187,18 @@ function endOf(source: SnapshotSource, clock: RestoreClock): Promise<MigrationSt
 }
 
 /** Why it failed, in words that fit a snapshot: no guest waits at this end. */
-async function failure(source: SnapshotSource): Promise<RestoreError> {
-  const why = source.error ?? 'the thread that sends the snapshot ended';
-  if (source.status !== 'postcopy-paused') return new RestoreError(why);
+async function failure(
+  source: SnapshotSource,
+  uri: string,
+  { isFull }: RestoreOptions,
+): Promise<RestoreError> {
+  if (source.status !== 'postcopy-paused') {
+    const why = source.error ?? 'the thread that sends the snapshot ended';
+    const hint = isFull ? '' : ' It must have postcopy-ram switched on.';
+    return new RestoreError(
+      `The machine at "${uri}" did not take the guest; its own messages say why.${hint} Here: ${why}`,
+    );
+  }
   const missing = (await source.query())?.ram?.remaining ?? 0;
   return new LostMemoryError(
     `The connection was lost while the guest ran: it lacks at least ${missing / TARGET_PAGE_BYTES} pages and waits at ` +

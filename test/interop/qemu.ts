@@ -38,6 +38,10 @@ export interface QemuOptions {
   /** Of its files in the folder, and in messages. */
   readonly name?: string;
   readonly program?: string;
+  /** A program and its arguments that start it: the program and options of QEMU are put behind them. */
+  readonly launcher?: readonly string[];
+  /** Added to the environment. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Of `-machine`, with further properties behind commas: `q35,memory-backend=mem`. */
   readonly machine?: string;
   readonly smp?: number;
@@ -100,20 +104,23 @@ export class Qemu {
   private constructor(t: TestContext, folder: string, options: QemuOptions) {
     this.name = options.name ?? 'qemu';
     this.#folder = folder;
+    const [command = '', ...launcherArgs] = [...(options.launcher ?? []), options.program ?? QEMU];
     this.#child = spawn(
-      options.program ?? QEMU,
+      command,
       [
+        ...launcherArgs,
         ...['-accel', 'tcg', '-display', 'none', '-nodefaults', '-no-user-config', '-name', this.name],
         ...['-machine', options.machine ?? 'pc', '-smp', `${options.smp ?? 1}`],
         ...['-m', `${options.memoryMib ?? 16}M`, ...kernelArgs(options)],
         ...['-serial', `file:${this.#path('serial')}`],
         ...['-qmp', `unix:${this.#path('qmp')},server=on,wait=off`],
         ...['-qmp', `unix:${this.qmpPath},server=on,wait=off`],
+        ...['-pidfile', this.#path('pid')],
         ...(options.incoming === undefined ? [] : ['-incoming', 'defer']),
         ...(options.isPaused === true ? ['-S'] : []),
         ...(options.extraArgs ?? []),
       ],
-      { stdio: ['ignore', 'ignore', 'pipe'] },
+      { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, ...options.env } },
     );
     this.#exited = new Promise((resolve) =>
       this.#child.once('exit', (code, signal) => resolve({ code, signal })),
@@ -121,6 +128,7 @@ export class Qemu {
     this.#child.stderr?.on('data', (bytes) => (this.stderr += bytes));
     atEnd(t, async () => {
       this.#qmp?.close();
+      this.#killLaunched(options.launcher !== undefined);
       this.#child.kill('SIGKILL');
       await this.#exited;
     });
@@ -243,6 +251,17 @@ export class Qemu {
     const events = this.#qmp?.eventNames.join(', ') ?? '';
     const end = this.hasEnded ? `ended with ${this.#child.exitCode ?? this.#child.signalCode}` : 'runs';
     return `${this.name} ${end}; events: ${events}; console: …${this.console.slice(-300)}; it wrote:\n${this.stderr}`;
+  }
+
+  /** The end of a launcher is not that of QEMU. */
+  #killLaunched(isLaunched: boolean): void {
+    const path = this.#path('pid');
+    if (!isLaunched || !existsSync(path)) return; // QEMU removes the file when it ends.
+    try {
+      process.kill(Number(readFileSync(path, 'latin1')), 'SIGKILL');
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+    }
   }
 
   #path(extension: string): string {

@@ -1,0 +1,152 @@
+/**
+ * `postcopy restore`: a guest from a snapshot, running before its memory is there.
+ */
+import type { Command } from 'commander';
+import { parseSize } from '../monitor/parse-quantity.ts';
+import { checkQemuCommand, QemuStartError, shellExitCode } from '../qemu/qemu-process.ts';
+import { type RestoreOptions, restoreInto, restoreIntoNewQemu } from '../restore/restore.ts';
+import { formatRestoreReport, type RestoreReport } from '../restore/restore-report.ts';
+import { openSnapshot } from '../snapshot/open-snapshot.ts';
+import { parseMigrationUri } from '../transport/parse-uri.ts';
+import { endProcess, endProcessNow, printMessage } from './end-process.ts';
+import { UsageError } from './usage-error.ts';
+
+const EXAMPLES = `
+QEMU needs the options of the machine that was saved; "-incoming" and a monitor for postcopy are added to them. The
+snapshot is only read: many machines may be restored from it, also at the same time.
+
+Exit code: that of QEMU once it has ended, 1 if the guest could not be restored, 2 for wrong usage.
+
+Examples:
+  A QEMU that runs at once, whatever its memory:
+    postcopy restore web1.snap -- qemu-system-x86_64 -machine pc -m 2G -nographic
+  Learn what the guest touches first, and have that ready the next time:
+    postcopy restore --record web1.snap -- qemu-system-x86_64 -machine pc -m 2G
+  Into a machine that waits for it, with postcopy-ram switched on:
+    postcopy restore web1.snap --into unix:/tmp/vm.migration
+`;
+
+interface Options {
+  readonly into?: string;
+  readonly full?: true;
+  readonly running?: true;
+  readonly paused?: true;
+  readonly record?: true;
+  readonly order: boolean;
+  readonly maxBandwidth?: string;
+  readonly json?: true;
+}
+
+/** Adds the command to the program. */
+export function addRestoreCommand(program: Command): void {
+  program
+    .command('restore')
+    .description('start a guest from a snapshot; it runs while its memory is still being loaded')
+    .argument('<snapshot>', 'file of "postcopy save", of QEMU\'s mapped-ram, or a migration stream')
+    .argument('[qemu...]', 'behind "--": QEMU and its options')
+    .option(
+      '--into <uri>',
+      'a machine that waits at tcp:HOST:PORT or unix:PATH, instead of a QEMU of our own',
+    )
+    .option('--full', 'load all memory before the guest runs')
+    .option('--running', 'let the guest run, also if it was paused when it was saved')
+    .option('--paused', 'leave the guest paused')
+    .option('--record', 'write down the order of first touches to <snapshot>.order')
+    .option('--no-order', 'do not play back an order that was recorded')
+    .option(
+      '--max-bandwidth <rate>',
+      'bytes per second of what the guest has not asked for; K, M, G (default: no limit)',
+    )
+    .option('--json', 'report as JSON, at standard output')
+    .addHelpText('after', EXAMPLES)
+    .action(async (path: string, command: readonly string[], options: Options) => {
+      checkUsage(command, options);
+      await endProcess(await restore(path, command, options));
+    });
+}
+
+function checkUsage(command: readonly string[], options: Options): void {
+  const { into, full, record, running, paused } = options;
+  if ((into === undefined) === (command.length === 0)) {
+    throw new UsageError(
+      'Say where the guest is to run: either a QEMU and its options behind "--", or a URI with --into',
+    );
+  }
+  if (full && record)
+    throw new UsageError('--record needs a guest that asks for its memory: leave out --full');
+  if (running && paused) throw new UsageError('--running and --paused exclude each other');
+  if (into !== undefined && (running || paused)) {
+    throw new UsageError('--running and --paused need a QEMU of our own; whoever waits decides by itself');
+  }
+  try {
+    if (into !== undefined) parseMigrationUri(into);
+    else checkQemuCommand(command);
+  } catch (error) {
+    if (error instanceof RangeError || error instanceof SyntaxError || error instanceof QemuStartError) {
+      throw new UsageError(error.message);
+    }
+    throw error;
+  }
+}
+
+async function restore(path: string, command: readonly string[], options: Options): Promise<number> {
+  const maxBytesPerSecond = parseRate(options.maxBandwidth);
+  const interrupt = new AbortController();
+  const snapshot = openSnapshot(path);
+  const restoreOptions: RestoreOptions = {
+    snapshot,
+    isFull: options.full === true,
+    shouldRun: options.running ? true : options.paused ? false : undefined,
+    isRecording: options.record === true,
+    ignoresOrder: !options.order,
+    maxBytesPerSecond,
+    onMessage: printMessage,
+    signal: interrupt.signal,
+  };
+  const stopWatching = watchSignals((signal) => interrupt.abort(signal));
+  try {
+    if (options.into !== undefined) {
+      tell(await restoreInto(options.into, restoreOptions), options);
+      return 0;
+    }
+    const { qemu, report } = await restoreIntoNewQemu(command, restoreOptions);
+    tell(report, options);
+    stopWatching();
+    // From here on it is QEMU that the terminal and the signals are for.
+    const forget = watchSignals((signal) => qemu.signal(signal));
+    const exit = await qemu.exited;
+    forget();
+    return shellExitCode(exit);
+  } finally {
+    stopWatching();
+    snapshot.close();
+  }
+}
+
+function tell(report: RestoreReport, { json }: Options): void {
+  if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+  else printMessage(formatRestoreReport(report));
+}
+
+function parseRate(text: string | undefined): number {
+  if (text === undefined) return 0;
+  try {
+    return parseSize(text);
+  } catch (error) {
+    throw new UsageError(`--max-bandwidth: ${(error as Error).message}`);
+  }
+}
+
+/** The second signal ends this process at once. @returns a function that stops watching */
+function watchSignals(onSignal: (signal: NodeJS.Signals) => void): () => void {
+  let count = 0;
+  const handler = (signal: NodeJS.Signals) => {
+    if (++count > 1) endProcessNow(130);
+    onSignal(signal);
+  };
+  const signals = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
+  for (const signal of signals) process.on(signal, handler);
+  return () => {
+    for (const signal of signals) process.off(signal, handler);
+  };
+}
