@@ -1,10 +1,11 @@
 /**
  * How fast non-zero pages go from guest memory to guest memory, against a bare copy of as many bytes between the memories
- * of two processes over the same loopback.
+ * of two processes over the same loopback. Before each the host has the memory that will be touched: see host-memory.ts.
  */
 
 import { bareCopyMs } from './bare-socket.ts';
 import { type Benchmark, type Figures, MIB, rounded } from './bench.ts';
+import { warmHostMemory } from './host-memory.ts';
 import { withTwoVms } from './two-vms.ts';
 
 export const precopyThroughput: Benchmark = {
@@ -14,6 +15,7 @@ export const precopyThroughput: Benchmark = {
     const memoryMib = scale === 'tiny' ? 16 : 256;
     const paused = await precopy(memoryMib, true);
     const reading = await precopy(memoryMib, false);
+    await warmHostMemory(2 * memoryMib * MIB);
     const elapsedMs = await bareCopyMs(memoryMib * MIB);
     return {
       paused,
@@ -28,6 +30,7 @@ function precopy(memoryMib: number, isPaused: boolean): Promise<Figures> {
   return withTwoVms(guest, async ({ source, migrate }) => {
     await source.configure(false, { 'max-bandwidth': 0 });
     if (isPaused) await source.stop();
+    await warmHostMemory(2 * memoryMib * MIB);
     const infos = await migrate();
     const nonZeroBytes = infos.source.ram?.['normal-bytes'] ?? 0;
     const totalMs = infos.source['total-time'] ?? Number.NaN;
