@@ -17,6 +17,7 @@ const fcntlCall = libc.func('int fcntl(int fd, int command, int argument)');
 const closeCall = libc.func('int close(int fd)');
 const pipe2Call = libc.func('int pipe2(_Out_ int *fds, int flags)');
 const readCall = libc.func('intptr_t read(int fd, uintptr_t address, size_t length)');
+const writevCall = libc.func('intptr_t writev(int fd, uintptr_t iovecs, int count)');
 const writeCall = libc.func('intptr_t write(int fd, uintptr_t address, size_t length)');
 
 /** @returns a second descriptor of the same open file, closed on exec */
@@ -48,7 +49,7 @@ export function fdKind(fd: number): 'socket' | 'pipe' | 'file' | 'other' {
   return stat.isFile() ? 'file' : 'other';
 }
 
-/** What `readInto` and `writeFrom` return when the descriptor is non-blocking and not ready. */
+/** What the calls that read and write return when the descriptor is non-blocking and not ready. */
 export const WOULD_BLOCK = -1;
 
 /**
@@ -78,5 +79,26 @@ export function writeFrom(fd: number, address: bigint | number, lengthBytes: num
     const errno = lastErrno();
     if (errno === Errno.EAGAIN) return WOULD_BLOCK;
     if (errno !== Errno.EINTR) throw new SyscallError('write', errno, String(fd));
+  }
+}
+
+/** Bytes of a `struct iovec`: address and length, 64 bits each. */
+export const IOVEC_BYTES = 16;
+/** IOV_MAX: no `writev(2)` takes more pieces. */
+export const MAX_IOVECS = 1024;
+
+/**
+ * `writev(fd, iovecs, count)`: writes from several places, in order.
+ *
+ * @param iovecsAddress of the first of `count` iovecs
+ * @returns bytes written, perhaps fewer than asked, or `WOULD_BLOCK`
+ */
+export function gatherFrom(fd: number, iovecsAddress: number, count: number): number {
+  for (;;) {
+    const written = Number(writevCall(fd, iovecsAddress, count));
+    if (written >= 0) return written;
+    const errno = lastErrno();
+    if (errno === Errno.EAGAIN) return WOULD_BLOCK;
+    if (errno !== Errno.EINTR) throw new SyscallError('writev', errno, String(fd));
   }
 }

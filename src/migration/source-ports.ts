@@ -11,7 +11,10 @@ import type { MigrationStatus } from './states.ts';
 /** Guest memory, by block number (index in `blocks`) and offset within the block. */
 export interface SourceMemory {
   readonly blocks: readonly RamBlockLayout[];
-  /** Copies one target page to `target[at…]`. */
+  /**
+   * Copies one target page to `target[at…]`, or sees to it that its content is sent in place of these bytes. That may be
+   * its content of a later moment: a page that is written after it was taken for sent is sent again.
+   */
   copyPage(block: number, offset: number, target: Uint8Array, at: number): void;
   isZeroPage(block: number, offset: number): boolean;
 }

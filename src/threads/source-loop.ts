@@ -4,7 +4,7 @@
  * It sleeps in poll(2) for the channel, for orders of the main thread and for answers of the machine. Where the guest's
  * memory is, and what stops the guest, the thread says that makes the loop.
  */
-import { closeFd, fdKind, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
+import { closeFd, fdKind, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
 import { scheduleThread } from '../linux/scheduling.ts';
@@ -15,8 +15,8 @@ import { monotonicMs } from './clock.ts';
 import type { MachinePort } from './machine-client.ts';
 import type { MachineReply, MigrationNotice, MigrationOrder, SourceLoopData } from './messages.ts';
 import { connectionError, PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
+import { OutgoingBytes } from './outgoing-bytes.ts';
 
-const STAGING_BYTES = 1024 * 1024;
 const RETURN_PATH_BYTES = 64 * 1024;
 /** Sent data that the kernel has not put on the wire yet: what the switch, and a requested page, may wait behind. */
 const UNSENT_BYTES = 128 * 1024;
@@ -28,7 +28,10 @@ export type SourceMachine = Pick<MachinePort, 'post' | 'collect' | 'hasUnanswere
 export type SourceParts = Omit<
   SourceOptions,
   'capabilities' | 'parameters' | 'hasReturnPath' | 'effects' | 'trace'
->;
+> & {
+  /** What the engine fills, if its memory puts pages there that are sent from where they are. */
+  readonly outgoing?: OutgoingBytes;
+};
 
 export class SourceLoop {
   readonly #data: SourceLoopData;
@@ -36,13 +39,12 @@ export class SourceLoop {
   readonly #engine: SourceMigration;
   readonly #trace: PortTrace;
   readonly #polls = new PollSet(2);
-  readonly #staging = mapAnonymous(STAGING_BYTES);
+  readonly #outgoing: OutgoingBytes;
   readonly #incoming = mapAnonymous(RETURN_PATH_BYTES);
   readonly #kind: ReturnType<typeof fdKind>;
 
-  /** Of what is in `#staging`, how much there is and how much has been written. */
-  #stagedBytes = 0;
-  #writtenBytes = 0;
+  /** The engine had nothing to send. */
+  #isIdle = false;
   #isFdOpen = true;
   #isClosing = false;
 
@@ -50,11 +52,12 @@ export class SourceLoop {
   constructor(
     data: SourceLoopData,
     machine: SourceMachine,
-    parts: SourceParts,
+    { outgoing = new OutgoingBytes(), ...parts }: SourceParts,
     onPagesRequested?: (pages: PageRun) => void,
   ) {
     this.#data = data;
     this.#machine = machine;
+    this.#outgoing = outgoing;
     this.#trace = new PortTrace(data.orders, data.traces);
     this.#kind = fdKind(data.fd);
     this.#engine = new SourceMigration({
@@ -96,7 +99,7 @@ export class SourceLoop {
     this.#notify({ kind: 'ended', info: this.#engine.info(monotonicMs()) });
     this.#data.orders.close();
     this.#polls.close();
-    this.#staging.unmap();
+    this.#outgoing.close();
     this.#incoming.unmap();
   }
 
@@ -115,19 +118,14 @@ export class SourceLoop {
 
   /** @returns false if the channel takes no more for now */
   #write(): boolean {
-    if (this.#writtenBytes === this.#stagedBytes) {
-      this.#stagedBytes = this.#engine.fill(this.#staging.bytes, monotonicMs());
-      this.#writtenBytes = 0;
-      if (this.#stagedBytes === 0) return true;
+    if (this.#outgoing.pendingBytes === 0) {
+      this.#outgoing.commit(this.#engine.fill(this.#outgoing.buffer, monotonicMs()));
+      this.#isIdle = this.#outgoing.pendingBytes === 0;
+      if (this.#isIdle) return true;
     }
     try {
-      const count = writeFrom(
-        this.#data.fd,
-        Number(this.#staging.address) + this.#writtenBytes,
-        this.#stagedBytes - this.#writtenBytes,
-      );
+      const count = this.#outgoing.writeTo(this.#data.fd);
       if (count === WOULD_BLOCK) return false;
-      this.#writtenBytes += count;
       this.#engine.sent(count, monotonicMs());
       return true;
     } catch (error) {
@@ -139,7 +137,6 @@ export class SourceLoop {
   }
 
   #wait(isBlocked: boolean): void {
-    const isIdle = this.#writtenBytes === this.#stagedBytes && this.#stagedBytes === 0;
     const isWatched = this.#isFdOpen && !this.#engine.isOver && (this.#data.hasReturnPath || isBlocked);
     this.#polls.set(
       0,
@@ -150,7 +147,7 @@ export class SourceLoop {
     const nowMs = monotonicMs();
     if (this.#engine.isOver) this.#polls.wait(this.#machine.hasUnanswered ? -1 : 0);
     else if (isBlocked) this.#polls.wait(-1);
-    else this.#polls.wait(isIdle ? Math.max(0, this.#engine.wakeAtMs(nowMs) - nowMs) : 0);
+    else this.#polls.wait(this.#isIdle ? Math.max(0, this.#engine.wakeAtMs(nowMs) - nowMs) : 0);
   }
 
   #read(): void {

@@ -14,11 +14,14 @@ import { AsyncDirtyTracker, SyncDirtyTracker } from './dirty-trackers.ts';
 import { FaultThreadControl } from './fault-thread-control.ts';
 import { MachinePort } from './machine-client.ts';
 import type { SourceThreadData } from './messages.ts';
+import { OutgoingBytes } from './outgoing-bytes.ts';
 import { SourceLoop } from './source-loop.ts';
 
 const data = workerData as SourceThreadData;
+const outgoing = new OutgoingBytes();
 
 new SourceLoop(data, new MachinePort(data.machine), {
+  outgoing,
   memory: guestMemory(),
   dirtyTracker: dirtyTracker(),
   dirtyBitmaps: data.dirtyWords.map((words, block) => bitmapOf(block, words)),
@@ -32,12 +35,12 @@ function bitmapOf(block: number, words: Int32Array): PageBitmap {
 }
 
 function guestMemory(): SourceMemory {
+  const addresses = data.blocks.map(({ hostAddress }) => Number(hostAddress));
   const views = data.blocks.map(({ hostAddress, lengthBytes }) => viewMemory(hostAddress, lengthBytes));
   return {
     blocks: data.blocks,
-    copyPage: (block, offset, target, at) => {
-      target.set((views[block] as Uint8Array).subarray(offset, offset + TARGET_PAGE_BYTES), at);
-    },
+    // What the guest writes between this and the write to the channel makes the page dirty again, and it is sent again.
+    copyPage: (block, offset, _target, at) => outgoing.addPage(at, (addresses[block] as number) + offset),
     isZeroPage: (block, offset) => isZeroPage(views[block] as Uint8Array, offset),
   };
 }
