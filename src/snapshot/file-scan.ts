@@ -11,12 +11,7 @@ import type { DecodedCommand } from '../wire/commands.ts';
 import { type DeviceTail, DeviceTailCollector } from '../wire/device-tail.ts';
 import { OpenStreamDecoder, type StreamConfiguration } from '../wire/open-stream-decoder.ts';
 import { TARGET_PAGE_BYTES } from '../wire/ram-record.ts';
-import {
-  IGNORE_SHARED_CAPABILITY,
-  MAPPED_RAM_CAPABILITY,
-  SECTION_FOOTER_BYTES,
-  SectionType,
-} from '../wire/sections.ts';
+import { IGNORE_SHARED_CAPABILITY, MAPPED_RAM_CAPABILITY } from '../wire/sections.ts';
 import { StreamError } from '../wire/stream-error.ts';
 
 /** The pages of a plain stream, in its order. */
@@ -122,26 +117,8 @@ class Scan {
     if (configuration === undefined || blocks === undefined || this.tail === undefined) {
       throw new StreamError('TRUNCATED', 'The stream ended before the END of RAM', 0);
     }
-    const tail = this.tail.settle();
-    if (tail.vmDescription === undefined) checkLastFooter(tail);
-    return { configuration, isMappedRam, ramSectionId, blocks, tailOffset, tail };
+    return { configuration, isMappedRam, ramSectionId, blocks, tailOffset, tail: this.tail.settle() };
   }
-}
-
-/**
- * Without a description any byte 0 may be taken for EOF. Before EOF there is the footer of the last section, whose id some
- * section has.
- */
-function checkLastFooter({ deviceSections, eofAt }: DeviceTail): void {
-  const { length } = deviceSections;
-  if (length === 0) return;
-  const footer = deviceSections.subarray(Math.max(0, length - SECTION_FOOTER_BYTES));
-  const header = Buffer.from(footer);
-  header[0] = SectionType.FULL;
-  const isFooter = footer.length === SECTION_FOOTER_BYTES && footer[0] === SectionType.FOOTER;
-  if (isFooter && Buffer.from(deviceSections.buffer, deviceSections.byteOffset, length).includes(header))
-    return;
-  throw new StreamError('TRUNCATED', 'The stream ended in device state, before EOF', eofAt + 1);
 }
 
 function handlerOf(

@@ -35,7 +35,8 @@ const MAX_CANDIDATES = 64;
 
 const FIRST_CAPACITY_BYTES = 64 * 1024;
 const RECORD_HEADER_BYTES = 1 + 1 + 4;
-const DESCRIPTION_BEGINS = Buffer.from('{"page_size"');
+/** Older QEMUs begin it with "page_size", newer ones with "configuration". */
+const DESCRIPTION_BEGINS = Buffer.from('{"');
 
 interface Candidate {
   /** Positions in the tail: of EOF, and one past the JSON. */
