@@ -9,7 +9,7 @@ import { existsSync, rmSync } from 'node:fs';
 import { constants } from 'node:os';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { QmpClient, type QmpEvent } from './qmp-client.ts';
+import { QmpClient, QmpConnectionError, type QmpEvent } from './qmp-client.ts';
 
 const START_TIMEOUT_MS = 30_000;
 const POLL_MS = 2;
@@ -131,22 +131,27 @@ export class QemuProcess {
 
   async #connect(path: string, onEvent: (event: QmpEvent) => void): Promise<void> {
     const deadlineMs = performance.now() + START_TIMEOUT_MS;
-    while (!existsSync(path)) {
+    for (;;) {
       this.#throwIfEnded();
+      try {
+        // The socket has its name a moment before anybody listens there.
+        if (existsSync(path)) {
+          this.#qmp = await QmpClient.connect(`unix:${path}`, { onEvent });
+          return;
+        }
+      } catch (error) {
+        if (!(error instanceof QmpConnectionError) || error.failure !== 'refused') {
+          this.#throwIfEnded();
+          const why = (error as Error).message;
+          throw new QemuStartError(`The monitor of ${this.name} does not answer: ${why}`, { cause: error });
+        }
+      }
       if (performance.now() > deadlineMs) {
         throw new QemuStartError(
           `${this.name} has not opened its monitor within ${START_TIMEOUT_MS / 1000} s`,
         );
       }
       await sleep(POLL_MS);
-    }
-    try {
-      this.#qmp = await QmpClient.connect(`unix:${path}`, { onEvent });
-    } catch (error) {
-      this.#throwIfEnded();
-      throw new QemuStartError(`The monitor of ${this.name} does not answer: ${(error as Error).message}`, {
-        cause: error,
-      });
     }
   }
 
