@@ -28,11 +28,25 @@ test('PageBitmap agrees with a set of numbers after any ranges set and cleared',
       assert.deepEqual(fromRuns, pages);
       for (const from of [0, 31, 32, 63, 64, 150, 199]) {
         assert.equal(bitmap.nextSet(from), pages.find((page) => page >= from) ?? -1);
+        assert.equal(bitmap.nextSet(from, 151), pages.find((page) => page >= from && page < 151) ?? -1);
         const clear = Array.from({ length: 200 }, (_, page) => page).find(
           (page) => page >= from && !naive.has(page),
         );
         assert.equal(bitmap.nextClear(from), clear ?? -1);
       }
+    }),
+  );
+});
+
+test('PageBitmap.nextSetInBoth() agrees with a search page by page', () => {
+  const pages = fc.array(fc.nat(99), { maxLength: 40 });
+  fc.assert(
+    fc.property(pages, pages, fc.nat(110), (ours, theirs, from) => {
+      const [left, right] = [new PageBitmap(100), new PageBitmap(100)];
+      for (const page of ours) left.set(page);
+      for (const page of theirs) right.set(page);
+      const both = ours.filter((page) => theirs.includes(page) && page >= from);
+      assert.equal(left.nextSetInBoth(right, from), both.length === 0 ? -1 : Math.min(...both));
     }),
   );
 });

@@ -88,14 +88,29 @@ export class PageBitmap {
     return total;
   }
 
-  /** @returns the first set page at or after `from`, or -1 */
-  nextSet(from: number): number {
-    return this.#next(from, 0);
+  /** @returns the first set page at or after `from` and before `end`, or -1 */
+  nextSet(from: number, end = this.pageCount): number {
+    return this.#next(from, 0, end);
   }
 
   /** @returns the first clear page at or after `from`, or -1 */
   nextClear(from: number): number {
-    return this.#next(from, -1);
+    return this.#next(from, -1, this.pageCount);
+  }
+
+  /** @returns the first page at or after `from` that is set here and in another bitmap of the same size, or -1 */
+  nextSetInBoth(other: PageBitmap, from: number): number {
+    let page = from;
+    while (page < this.pageCount) {
+      const word = (this.words[page >>> 5] as number) & (other.words[page >>> 5] as number);
+      const rest = word & (-1 << (page & 31));
+      if (rest !== 0) {
+        const found = (page & ~31) + (31 - Math.clz32(rest & -rest));
+        return found < this.pageCount ? found : -1;
+      }
+      page = (page & ~31) + BITS;
+    }
+    return -1;
   }
 
   /** Calls back for every maximal run of set pages, in order. */
@@ -136,14 +151,14 @@ export class PageBitmap {
     return lines.join('\n');
   }
 
-  #next(from: number, skip: 0 | -1): number {
+  #next(from: number, skip: 0 | -1, end: number): number {
     let page = from;
-    while (page < this.pageCount) {
+    while (page < end) {
       const word = (this.words[page >>> 5] as number) ^ skip;
       const rest = word & (-1 << (page & 31));
       if (rest !== 0) {
         const found = (page & ~31) + (31 - Math.clz32(rest & -rest));
-        return found < this.pageCount ? found : -1;
+        return found < end ? found : -1;
       }
       page = (page & ~31) + BITS;
     }

@@ -18,13 +18,24 @@ export class DirtyPages {
   readonly #fresh: readonly PageBitmap[];
   /** Pages that may hold something; the others are zero and need not be read. */
   readonly #touched: readonly PageBitmap[];
+  /** Pages that can be sent; undefined if all can. */
+  readonly #available: readonly PageBitmap[] | undefined;
   #count = 0;
 
-  /** @param dirty a clear bitmap per block, perhaps shared with a thread that shows it */
-  constructor(memory: SourceMemory, tracker: DirtyTracker, dirty: readonly PageBitmap[]) {
+  /**
+   * @param dirty a clear bitmap per block, perhaps shared with a thread that shows it
+   * @param available a bitmap per block in which another thread sets pages as they can be read; all can if not given
+   */
+  constructor(
+    memory: SourceMemory,
+    tracker: DirtyTracker,
+    dirty: readonly PageBitmap[],
+    available?: readonly PageBitmap[],
+  ) {
     this.#memory = memory;
     this.#tracker = tracker;
     this.#dirty = dirty;
+    this.#available = available;
     this.#fresh = dirty.map(({ pageCount }) => new PageBitmap(pageCount));
     this.#touched = dirty.map(({ pageCount }) => new PageBitmap(pageCount));
   }
@@ -37,10 +48,13 @@ export class DirtyPages {
     return this.#count * TARGET_PAGE_BYTES;
   }
 
-  /** Begins: every page is to be sent once. */
-  start(): void {
+  /** Begins: every page is to be sent once. @param isOnlyTouched pages that are surely zero are known already */
+  start(isOnlyTouched = false): void {
     this.#tracker.start(this.#touched);
-    for (const bitmap of this.#dirty) bitmap.setRange(0, bitmap.pageCount);
+    this.#dirty.forEach((bitmap, block) => {
+      if (isOnlyTouched) bitmap.addAll(this.#touched[block] as PageBitmap);
+      else bitmap.setRange(0, bitmap.pageCount);
+    });
     this.#recount();
   }
 
@@ -62,9 +76,21 @@ export class DirtyPages {
     return freshPages;
   }
 
-  /** @returns the first dirty page of a block at or after `from`, or -1 */
-  nextDirty(block: number, from: number): number {
-    return this.#dirty[block]?.nextSet(from) ?? -1;
+  /** @returns the first dirty page of a block at or after `from` and before `end`, or -1 */
+  nextDirty(block: number, from: number, end?: number): number {
+    return this.#dirty[block]?.nextSet(from, end) ?? -1;
+  }
+
+  /** @returns the first dirty page of a block at or after `from` that can be sent now, or -1 */
+  nextSendable(block: number, from: number): number {
+    const dirty = this.#dirty[block];
+    const available = this.#available?.[block];
+    if (dirty === undefined) return -1;
+    return available === undefined ? dirty.nextSet(from) : dirty.nextSetInBoth(available, from);
+  }
+
+  isAvailable(block: number, page: number): boolean {
+    return this.#available?.[block]?.isSet(page) ?? true;
   }
 
   /** The page's present content goes out now: it is clean until it is written again. */
@@ -73,11 +99,11 @@ export class DirtyPages {
     this.#count--;
   }
 
-  /** Moves the cursor to the next dirty page. @returns false at the end of the pass */
+  /** Moves the cursor to the next page that can be sent. @returns false at the end of the pass */
   seek(): boolean {
     const cursor = this.cursor;
     while (cursor.block < this.#dirty.length) {
-      const page = this.#dirty[cursor.block]?.nextSet(cursor.page) ?? -1;
+      const page = this.nextSendable(cursor.block, cursor.page);
       if (page >= 0) {
         cursor.page = page;
         return true;

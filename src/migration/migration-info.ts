@@ -68,6 +68,8 @@ export interface MigrationInfo {
   /** Pages sent (source) or placed (destination) in postcopy because they were asked for, and without. */
   'x-pages-demanded'?: number;
   'x-pages-pushed'?: number;
+  /** Pages sent because a destination that fetches its memory asked for them in ranges, ahead of its guest. */
+  'x-pages-read-ahead'?: number;
   /** Of those pushed, the ones that a recorded order put first. */
   'x-pages-pushed-in-order'?: number;
   /** Destination: from the fault being read to the page being placed. Source: from the request to the page being sent. */

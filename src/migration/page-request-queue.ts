@@ -1,8 +1,9 @@
 /**
- * Page requests at the source, in the order they came.
+ * Page requests at the source: single pages first, in the order they came, and then ranges.
  *
- * A request names a range; pages of it that have been sent already are passed over when their turn comes, since they
- * are in the stream. The queue is bounded: a destination has one fault per vCPU under way, not thousands.
+ * A guest waits for a single page. Ranges are read ahead by a destination that fetches its memory by itself; they give way
+ * also when one is half served. Pages that have been sent already are passed over when their turn comes, since they are in
+ * the stream. The queue is bounded: a destination has one fault per vCPU under way, not thousands.
  */
 import assert from 'node:assert/strict';
 import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -17,6 +18,8 @@ export interface PageRequest {
   page: number;
   readonly endPage: number;
   readonly queuedAtMs: number;
+  /** More than a guest waits for at once. */
+  readonly isRange: boolean;
 }
 
 /**
@@ -46,30 +49,57 @@ export function locateRequest(
 }
 
 export class PageRequestQueue {
-  #requests: PageRequest[] = [];
-  /** Index of the first request that is still to be served; the array is cut now and then rather than shifted. */
-  #head = 0;
+  readonly #pages = new Queue();
+  readonly #ranges = new Queue();
+
+  get length(): number {
+    return this.#pages.length + this.#ranges.length;
+  }
 
   get isEmpty(): boolean {
-    return this.#head === this.#requests.length;
+    return this.length === 0;
   }
 
   /** @param at stream byte of the return path, for the error */
   push(block: number, firstPage: number, pageCount: number, nowMs: number, at: number): void {
-    if (this.#requests.length - this.#head >= MAX_QUEUED_REQUESTS) {
+    if (this.length >= MAX_QUEUED_REQUESTS) {
       throw new StreamError('LIMIT', `Too many page requests: at most ${MAX_QUEUED_REQUESTS} may wait`, at);
     }
-    this.#requests.push({ block, page: firstPage, endPage: firstPage + pageCount, queuedAtMs: nowMs });
+    const isRange = pageCount > 1;
+    const request = { block, page: firstPage, endPage: firstPage + pageCount, queuedAtMs: nowMs, isRange };
+    (isRange ? this.#ranges : this.#pages).push(request);
   }
 
-  /** The oldest request; only if there is one. */
+  /** The request to serve next; only if there is one. */
+  first(): PageRequest {
+    return (this.#pages.length > 0 ? this.#pages : this.#ranges).first();
+  }
+
+  /** The request that `first` gives is served. */
+  removeFirst(): void {
+    (this.#pages.length > 0 ? this.#pages : this.#ranges).removeFirst();
+  }
+}
+
+class Queue {
+  #requests: PageRequest[] = [];
+  /** Index of the first request that is still to be served; the array is cut now and then rather than shifted. */
+  #head = 0;
+
+  get length(): number {
+    return this.#requests.length - this.#head;
+  }
+
+  push(request: PageRequest): void {
+    this.#requests.push(request);
+  }
+
   first(): PageRequest {
     const request = this.#requests[this.#head];
     assert(request !== undefined);
     return request;
   }
 
-  /** The oldest request is served. */
   removeFirst(): void {
     this.#head++;
     if (this.#head === this.#requests.length) {

@@ -27,10 +27,13 @@ import {
   writeSectionStart,
 } from '../wire/sections.ts';
 import type { DirtyPages } from './dirty-pages.ts';
-import type { PageRequestQueue } from './page-request-queue.ts';
+import type { PageRequest, PageRequestQueue } from './page-request-queue.ts';
 import type { PushOrder } from './push-order.ts';
 import type { SourceMemory } from './source-ports.ts';
 import type { SourceStatistics } from './source-statistics.ts';
+
+/** Of requested ranges so much is written at a time. */
+const RANGE_CHUNK_BYTES = 32 * 1024;
 
 /** What closes a section that was begun. */
 export const RAM_SECTION_TAIL_BYTES = RAM_EOS_BYTES + SECTION_FOOTER_BYTES;
@@ -89,24 +92,28 @@ export class RamWriter {
     return hasMore;
   }
 
-  /** PART: requested pages that have not been sent, oldest request first. The scan goes on behind the last of them. */
+  /**
+   * PART: requested pages that have not been sent. The scan goes on behind the last that was asked for alone.
+   *
+   * Of ranges it writes a piece: what a page may have to wait for that is asked for next.
+   */
   writeRequested(writer: ByteWriter, requests: PageRequestQueue, nowMs: number): void {
     const head = writer.position;
     writeSectionContinuation(writer, SectionType.PART, this.#sectionId);
     const empty = writer.position;
     while (!requests.isEmpty) {
       const request = requests.first();
-      while (request.page < request.endPage && this.#hasRoom(writer, 0)) {
+      const endBytes = request.isRange ? empty + RANGE_CHUNK_BYTES : Number.POSITIVE_INFINITY;
+      while (request.page < request.endPage && this.#hasRoom(writer, 0) && writer.position < endBytes) {
         // What has been sent already is in the stream.
-        const page = this.#pages.nextDirty(request.block, request.page);
-        request.page = page < 0 ? request.endPage : Math.min(page + 1, request.endPage);
-        if (page < 0 || page >= request.endPage) continue;
+        const page = this.#pages.nextDirty(request.block, request.page, request.endPage);
+        request.page = page < 0 ? request.endPage : page + 1;
+        if (page < 0) continue;
         this.#writePage(writer, request.block, page);
-        this.#statistics.demandedPages++;
-        this.#statistics.requestLatency.record((nowMs - request.queuedAtMs) * 1000);
+        this.#countRequested(request, nowMs);
       }
       if (request.page < request.endPage) break;
-      this.#pages.moveTo(request.block, request.endPage);
+      if (!request.isRange) this.#pages.moveTo(request.block, request.endPage);
       requests.removeFirst();
     }
     this.#endUnlessEmpty(writer, head, empty);
@@ -152,6 +159,14 @@ export class RamWriter {
       cursor.page++;
     }
     return this.#pages.seek();
+  }
+
+  #countRequested({ isRange, queuedAtMs }: PageRequest, nowMs: number): void {
+    if (isRange) this.#statistics.readAheadPages++;
+    else {
+      this.#statistics.demandedPages++;
+      this.#statistics.requestLatency.record((nowMs - queuedAtMs) * 1000);
+    }
   }
 
   #hasRoom(writer: ByteWriter, reservedBytes: number): boolean {

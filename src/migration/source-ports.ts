@@ -44,4 +44,6 @@ export interface SourceEffects {
   passBegins(pass: number): void;
   /** The destination asks for pages; whoever wants to know what its guest touches first. */
   pagesRequested?(pages: PageRun): void;
+  /** A page that the destination asks for cannot be read yet; `pagesArrived` tells the engine when pages can. */
+  pageAwaited?(block: number, page: number): void;
 }

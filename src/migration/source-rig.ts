@@ -28,6 +28,8 @@ export interface SourceRigOptions {
   readonly pageSizeBytes?: number;
   readonly pushFirst?: readonly PageRun[];
   readonly quietBeforePushMs?: number;
+  readonly availablePages?: readonly PageBitmap[];
+  readonly isPulled?: boolean;
 }
 
 export class SourceRig {
@@ -36,6 +38,8 @@ export class SourceRig {
   readonly effects: string[] = [];
   readonly statuses: string[] = [];
   readonly requested: PageRun[] = [];
+  /** Requested pages that could not be read yet: block and page. */
+  readonly awaited: string[] = [];
   /** Names of all that was traced. */
   readonly traces: TraceName[] = [];
   /** Everything the decoder understood. */
@@ -75,6 +79,8 @@ export class SourceRig {
       hasReturnPath,
       pushFirst: options.pushFirst ?? [],
       quietBeforePushMs: options.quietBeforePushMs ?? 0,
+      isPulled: options.isPulled ?? false,
+      ...(options.availablePages !== undefined && { availablePages: options.availablePages }),
       effects: {
         pauseGuest: () => this.effects.push('pause'),
         saveDevices: () => this.effects.push('save'),
@@ -82,6 +88,7 @@ export class SourceRig {
         statusChanged: (status) => this.statuses.push(status),
         passBegins: (pass) => this.effects.push(`pass ${pass}`),
         pagesRequested: (pages) => this.requested.push(pages),
+        pageAwaited: (block, page) => this.awaited.push(`${block}:${page}`),
       },
       trace: { isEnabled: () => true, emit: (name) => this.traces.push(name) },
     });

@@ -18,6 +18,8 @@ export class SourceStatistics {
   normalPages = 0;
   zeroPages = 0;
   demandedPages = 0;
+  /** Pages of requested ranges: nobody waits for them. */
+  readAheadPages = 0;
   pushedPages = 0;
   /** Of the pushed pages, those that an order put first. */
   orderedPages = 0;
@@ -99,6 +101,7 @@ export class SourceStatistics {
         'x-postcopy-cause': this.postcopyCause,
         'x-pages-demanded': this.demandedPages,
         'x-pages-pushed': this.pushedPages,
+        ...(this.readAheadPages > 0 && { 'x-pages-read-ahead': this.readAheadPages }),
         ...(this.orderedPages > 0 && { 'x-pages-pushed-in-order': this.orderedPages }),
       }),
       ...(latency !== undefined && { 'x-page-request-latency-us': latency }),

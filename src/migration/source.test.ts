@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { PageBitmap } from '../memory/page-bitmap.ts';
 import { PingValue } from '../wire/commands.ts';
 import { encodePong, encodeReqPages, encodeReqPagesId, encodeShut } from '../wire/return-path.ts';
 import { MigrationError } from './migration-error.ts';
@@ -579,9 +580,9 @@ test('SourceMigration sends a requested page before pushed ones, and its neighbo
   assert.deepEqual(rig.send(), [
     'part',
     'page vga.vram 3',
+    'page pc.ram 30',
     'page vga.vram 1',
     'page vga.vram 2',
-    'page pc.ram 30',
   ]);
   assert.equal(rig.send()[1], 'page pc.ram 31');
 });
@@ -715,4 +716,121 @@ test('SourceMigration refuses blocks of huge pages', () => {
     () => new SourceRig({ pageSizeBytes: 2 * 1024 * 1024 }),
     /Block "pc.ram" has host pages of 2097152 bytes; only 4096 can be migrated/,
   );
+});
+
+test('SourceMigration with isPulled discards what has content and pushes nothing', () => {
+  const rig = new SourceRig({ blocks: { 'pc.ram': 100, 'vga.vram': 4 }, isPulled: true });
+  for (const page of [1, 2, 3, 50]) rig.write(0, page, 9);
+  rig.switchToPostcopy();
+  assert.deepEqual(
+    rig.words.filter((word) => word.startsWith('discard')),
+    ['discard pc.ram 1+3', 'discard pc.ram 50+1'],
+  );
+  pongAll(rig);
+  assert.deepEqual(rig.sendAll(), []);
+  assert.equal(rig.engine.wakeAtMs(rig.nowMs), Number.POSITIVE_INFINITY);
+  rig.request('pc.ram', 2);
+  rig.request('pc.ram', 7);
+  assert.deepEqual(rig.sendAll(), ['part', 'page pc.ram 2']);
+  rig.engine.receive(encodeReqPages(0, 100 * PAGE), rig.nowMs);
+  assert.deepEqual(rig.sendAll().slice(0, 4), ['part', 'page pc.ram 1', 'page pc.ram 3', 'page pc.ram 50']);
+  const { ram, ...info } = rig.engine.info(rig.nowMs);
+  assert.deepEqual([info['x-pages-demanded'], info['x-pages-read-ahead']], [1, 3]);
+  assert.deepEqual([ram?.duplicate, ram?.normal], [0, 4]);
+  rig.engine.receive(encodeShut(0), rig.nowMs);
+  assert.equal(rig.engine.status, 'completed');
+});
+
+test('SourceMigration with isPulled lets the destination end when it has enough', () => {
+  const rig = new SourceRig({ isPulled: true }).writeAll();
+  rig.switchToPostcopy();
+  rig.request('pc.ram', 2);
+  rig.sendAll();
+  rig.engine.receive(encodeShut(0), rig.nowMs);
+  assert.equal(rig.engine.status, 'completed');
+  const lost = new SourceRig({ isPulled: true }).writeAll();
+  lost.switchToPostcopy();
+  lost.engine.channelLost(undefined, lost.nowMs);
+  assert.equal(lost.engine.error?.message, 'Connection lost: the destination closed it');
+  const early = new SourceRig().writeAll();
+  early.switchToPostcopy();
+  early.engine.receive(encodeShut(0), early.nowMs);
+  assert.equal(early.engine.status, 'postcopy-paused', 'others must have everything');
+});
+
+test('SourceMigration serves a single page in the middle of a range', () => {
+  const rig = new SourceRig({ blocks: { 'pc.ram': 100 }, isPulled: true }).writeAll();
+  rig.switchToPostcopy();
+  rig.engine.receive(encodeReqPagesId(0, 64 * PAGE, 'pc.ram'), rig.nowMs);
+  const first = rig.send().filter((word) => word.startsWith('page'));
+  assert.deepEqual(
+    first,
+    [0, 1, 2, 3, 4, 5, 6, 7].map((page) => `page pc.ram ${page}`),
+  );
+  rig.request('pc.ram', 90);
+  assert.equal(rig.send()[1], 'page pc.ram 90');
+  assert.equal(rig.sendAll().filter((word) => word.startsWith('page')).length, 64 - first.length - 7);
+});
+
+function availableRig(pageCount: number, readable: readonly number[]) {
+  const available = PageBitmap.shared(pageCount);
+  for (const page of readable) available.setShared(page);
+  const rig = new SourceRig({ blocks: { 'pc.ram': pageCount }, availablePages: [available] }).writeAll();
+  rig.switchToPostcopy();
+  return { rig, available };
+}
+
+test('SourceMigration pushes only pages that can be read, and sleeps until more can', () => {
+  const { rig, available } = availableRig(6, [1, 4]);
+  assert.deepEqual(rig.sendAll(), ['part', 'page pc.ram 1', 'page pc.ram 4', 'ping n']);
+  rig.answerPings();
+  assert.deepEqual(rig.sendAll(), []);
+  assert.equal(rig.engine.wakeAtMs(rig.nowMs), Number.POSITIVE_INFINITY, 'it does not spin');
+  available.setShared(2);
+  rig.engine.pagesArrived();
+  assert.ok(rig.engine.wakeAtMs(rig.nowMs) <= rig.nowMs);
+  assert.deepEqual(rig.sendAll(), ['part', 'page pc.ram 2', 'ping n']);
+  for (const page of [0, 3, 5]) available.setShared(page);
+  rig.engine.pagesArrived();
+  drain(rig);
+  rig.engine.receive(encodeShut(0), rig.nowMs);
+  assert.equal(rig.engine.status, 'completed');
+  assert.equal(rig.words.filter((word) => word.startsWith('page')).length, 6, 'each once');
+});
+
+test('SourceMigration keeps a request aside whose page is not there, and serves it first when it is', () => {
+  const { rig, available } = availableRig(40, [0, 1, 2, 3]);
+  rig.request('pc.ram', 30);
+  rig.request('pc.ram', 30);
+  rig.request('pc.ram', 2);
+  rig.engine.receive(encodeReqPages(3 * PAGE, 2 * PAGE), rig.nowMs);
+  assert.deepEqual(rig.awaited, ['0:30', '0:30', '0:4']);
+  assert.deepEqual(rig.send(), ['part', 'page pc.ram 2', 'page pc.ram 3']);
+  assert.deepEqual(rig.sendAll(), ['part', 'page pc.ram 0', 'page pc.ram 1', 'ping n']);
+  rig.nowMs += 7;
+  for (const page of [10, 30, 4]) available.setShared(page);
+  rig.engine.pagesArrived();
+  assert.deepEqual(rig.send(), ['part', 'page pc.ram 30', 'page pc.ram 4']);
+  assert.equal(Math.round((rig.engine.info(rig.nowMs)['x-page-request-latency-us']?.max ?? 0) / 1000), 7);
+  rig.answerPings();
+  assert.deepEqual(rig.sendAll(), ['part', 'page pc.ram 10', 'ping n']);
+});
+
+test('SourceMigration holds an order up at a page that is not there, not the others', () => {
+  const available = PageBitmap.shared(8);
+  for (const page of [0, 5]) available.setShared(page);
+  const rig = new SourceRig({
+    availablePages: [available],
+    pushFirst: [
+      { block: 0, firstPage: 5, pageCount: 2 },
+      { block: 0, firstPage: 0, pageCount: 1 },
+    ],
+  }).writeAll();
+  rig.switchToPostcopy();
+  assert.equal(rig.send()[1], 'page pc.ram 5');
+  assert.equal(rig.send()[1], 'page pc.ram 0');
+  for (const page of [1, 6]) available.setShared(page);
+  rig.engine.pagesArrived();
+  assert.equal(rig.send()[1], 'page pc.ram 6');
+  assert.equal(rig.send()[1], 'page pc.ram 1');
 });

@@ -7,7 +7,7 @@
  *   fill(target)      the next bytes to send; 0 means nothing to send before `wakeAtMs` or the next input
  *   sent(bytes)       so many of them have left for good
  *   receive(bytes)    the return path
- *   guestPaused, devicesSaved, channelLost, cancel, startPostcopy
+ *   guestPaused, devicesSaved, channelLost, cancel, startPostcopy, pagesArrived
  *
  * Phases, and what `fill` gives in each:
  *
@@ -17,7 +17,7 @@
  *   final       (precopy converged) the END section with what remains; then devices are saved and sent
  *   saving      nothing: the device state is being made
  *   handover    (postcopy) discards and the package; its last byte hands the guest over
- *   postcopy    requested pages first, then pushed pages within the bulk window
+ *   postcopy    requested pages first, then pushed pages within the bulk window; those that can be read yet
  *   ending      nothing: all is sent, the destination's SHUT is awaited
  *   over
  *
@@ -48,6 +48,7 @@ import {
   writeFileHeader,
 } from '../wire/sections.ts';
 import { StreamError } from '../wire/stream-error.ts';
+import { AwaitedPages } from './awaited-pages.ts';
 import { BulkWindow } from './bulk-window.ts';
 import type { Capabilities } from './capabilities.ts';
 import { ControlQueue } from './control-queue.ts';
@@ -107,6 +108,16 @@ export interface SourceOptions {
   readonly pushFirst?: readonly PageRun[];
   /** Postcopy pushes only when nothing has been asked for during so many milliseconds. Default: 0. */
   readonly quietBeforePushMs?: number;
+  /**
+   * A bitmap per block of the pages that can be read, in which another thread sets pages as they come: the others are sent
+   * later. Only for a migration that is to be in postcopy before it sends pages. Default: all can be read.
+   */
+  readonly availablePages?: readonly PageBitmap[];
+  /**
+   * The destination is one of ours that fetches its memory: it asks for every page that it wants, takes pages that no
+   * discard names for zero, and says SHUT when it has enough. Nothing is pushed. Default: false.
+   */
+  readonly isPulled?: boolean;
   readonly capabilities: Capabilities;
   readonly parameters: Parameters;
   /** Whether the channel carries bytes back. Without, the migration ends when everything is sent. */
@@ -127,6 +138,8 @@ export class SourceMigration {
   readonly #ram: RamWriter;
   readonly #control = new ControlQueue();
   readonly #pushOrder: PushOrder;
+  /** Only where pages may not be readable yet. */
+  readonly #awaited: AwaitedPages | undefined;
   readonly #quietBeforePushMs: number;
   readonly #totalBytes: number;
 
@@ -150,6 +163,8 @@ export class SourceMigration {
   #returnPathBytes = 0;
   /** When a page was last asked for; at first, when postcopy began. */
   #requestedAtMs = 0;
+  /** Of the pages to push none can be read: more must arrive. */
+  #isStarved = false;
 
   constructor(options: SourceOptions) {
     const { blocks } = options.memory;
@@ -162,7 +177,13 @@ export class SourceMigration {
     }
     this.#options = options;
     this.#parameters = options.parameters;
-    this.#pages = new DirtyPages(options.memory, options.dirtyTracker, options.dirtyBitmaps);
+    this.#pages = new DirtyPages(
+      options.memory,
+      options.dirtyTracker,
+      options.dirtyBitmaps,
+      options.availablePages,
+    );
+    if (options.availablePages !== undefined) this.#awaited = new AwaitedPages(options.availablePages);
     this.#ram = new RamWriter(
       options.memory,
       this.#pages,
@@ -211,7 +232,7 @@ export class SourceMigration {
     const { capabilities, hasReturnPath, machineType, memory, uuid } = this.#options;
     this.#statistics.startedAtMs = nowMs;
     this.#move('setup');
-    this.#pages.start();
+    this.#pages.start(this.#options.isPulled);
     this.#limiter.setLimit(this.#parameters['max-bandwidth'], nowMs);
 
     this.#queue(fileHeaderBytes(machineType, [], uuid), (writer) =>
@@ -365,6 +386,8 @@ export class SourceMigration {
     } else if (this.#status !== 'postcopy-active') {
       const what = 'Connection lost after everything was sent, before the destination said how it went';
       this.#end('failed', nowMs, new MigrationError(`${what}: ${why}. ${LOOK_THERE}`, { cause }));
+    } else if (this.#options.isPulled) {
+      this.#end('postcopy-paused', nowMs, new MigrationError(`Connection lost: ${why}`, { cause }));
     } else if (this.#isPackageLoaded) {
       const what = `The guest is at the destination; at least ${this.#pages.count} pages of it are only here`;
       const advice = 'Keep this process: its memory is the only copy of them';
@@ -374,6 +397,14 @@ export class SourceMigration {
       const text = `Connection lost while the guest was handed over: ${why}. ${LOOK_THERE}`;
       this.#end('postcopy-paused', nowMs, new MigrationError(text, { cause }));
     }
+  }
+
+  /** More pages can be read: those that are asked for go out first. */
+  pagesArrived(): void {
+    this.#isStarved = false;
+    this.#awaited?.takeArrived((block, page, askedAtMs) => {
+      this.#requests.push(block, page, 1, askedAtMs, this.#returnPathBytes);
+    });
   }
 
   /** The other end of a channel without a return path is done: the command behind it has ended. */
@@ -435,7 +466,7 @@ export class SourceMigration {
       const switchAtMs = this.#isPostcopyWanted ? nowMs : this.#switchAtMs;
       return Math.max(switchAtMs, this.#settlingSinceMs + SETTLE_MS);
     }
-    if (this.#phase === 'postcopy' && this.#window.isOpen)
+    if (this.#phase === 'postcopy' && this.#window.isOpen && !this.#isStarved && !this.#options.isPulled)
       return Math.max(this.#pushAtMs, this.#limiter.readyAtMs(nowMs, BULK_CHUNK_BYTES));
     return Number.POSITIVE_INFINITY;
   }
@@ -460,6 +491,7 @@ export class SourceMigration {
     }
     const allowedBytes = this.#limiter.available(nowMs);
     if (allowedBytes < MIN_PRECOPY_CHUNK_BYTES) return;
+    assert(this.#awaited === undefined, 'precopy needs all pages at once');
     const before = writer.position;
     const isPassDone = this.#pages.count === 0 || !this.#ram.writePart(writer, allowedBytes);
     this.#statistics.precopyBytes += writer.position - before;
@@ -578,7 +610,7 @@ export class SourceMigration {
     const before = writer.position;
     if (!this.#requests.isEmpty) this.#ram.writeRequested(writer, this.#requests, nowMs);
     // Pushed pages wait for the next call, so that what was asked for is on its way first.
-    else if (this.#pages.count > 0) this.#pushPages(writer, nowMs);
+    else if (this.#pages.count > 0 && !this.#options.isPulled) this.#pushPages(writer, nowMs);
     this.#statistics.postcopyBytes += writer.position - before;
     if (this.#pages.count === 0 && this.#requests.isEmpty) this.#writePostcopyEnd(writer);
   }
@@ -592,10 +624,11 @@ export class SourceMigration {
     const allowedBytes = Math.min(BULK_CHUNK_BYTES, this.#limiter.available(nowMs));
     if (!this.#window.isOpen || allowedBytes < PAGE_RECORD_CONTINUE_BYTES || nowMs < this.#pushAtMs) return;
     const pagesBefore = this.#pages.count;
+    if (!this.#seekPushed()) return;
     if (this.#pushOrder.seek()) {
       this.#ram.writeOrdered(writer, this.#pushOrder, allowedBytes, PING_BYTES);
       this.#statistics.orderedPages += pagesBefore - this.#pages.count;
-    } else if (!this.#ram.writePart(writer, allowedBytes, PING_BYTES)) this.#pages.moveTo();
+    } else this.#ram.writePart(writer, allowedBytes, PING_BYTES);
     this.#statistics.pushedPages += pagesBefore - this.#pages.count;
     this.#limiter.spend(writer.position);
     const value = this.#pings.next();
@@ -605,6 +638,14 @@ export class SourceMigration {
     this.#tracePing(value);
     this.#pings.sent(value, nowMs, position);
     this.#window.sent(position);
+  }
+
+  /** Moves the order, or the scan on its round, to a page that can be sent. @returns false if there is none */
+  #seekPushed(): boolean {
+    if (this.#pushOrder.seek() || this.#pages.seek()) return true;
+    this.#pages.moveTo();
+    this.#isStarved = !this.#pages.seek();
+    return !this.#isStarved;
   }
 
   #writePostcopyEnd(writer: ByteWriter): void {
@@ -671,13 +712,23 @@ export class SourceMigration {
     this.#requestedAtMs = nowMs;
     this.#options.effects.pagesRequested?.(place);
     // Once all is sent, whatever is asked for is in the stream already.
-    if (this.#phase !== 'ending')
-      this.#requests.push(place.block, place.firstPage, place.pageCount, nowMs, at);
+    if (this.#phase === 'ending') return;
+    const { block, firstPage, pageCount } = place;
+    if (this.#awaited === undefined) this.#requests.push(block, firstPage, pageCount, nowMs, at);
+    else this.#queueAvailable(place, this.#awaited, nowMs);
+  }
+
+  #queueAvailable({ block, firstPage, pageCount }: PageRun, awaited: AwaitedPages, nowMs: number): void {
+    const at = this.#returnPathBytes;
+    for (let page = firstPage; page < firstPage + pageCount; page++) {
+      if (awaited.add(block, page, nowMs, at)) this.#options.effects.pageAwaited?.(block, page);
+      else this.#requests.push(block, page, 1, nowMs, at);
+    }
   }
 
   #handleShut(status: number, nowMs: number): void {
     if (status === 0) {
-      if (this.#isEverythingSent) {
+      if (this.#isEverythingSent || (this.#options.isPulled && this.#status === 'postcopy-active')) {
         this.#end('completed', nowMs);
         return;
       }
