@@ -64,6 +64,15 @@ test('DeviceTailCollector sees the end when every byte comes alone', () => {
   assert(answers.every((tail) => tail === null));
 });
 
+test('DeviceTailCollector knows a description by what it is, and not by its first property', () => {
+  const newer = JSON.stringify({
+    configuration: { vmsd_name: 'configuration' },
+    ...JSON.parse(Buffer.from(DESCRIPTION.subarray(6)).toString()),
+  });
+  const collector = new DeviceTailCollector(AT);
+  assert.deepEqual(collector.push(concatenate(SECTIONS, record(newer)))?.devices, DEVICES);
+});
+
 test('DeviceTailCollector looks at each byte a limited number of times', () => {
   const collector = new DeviceTailCollector(AT);
   const large = section(3, 'vga', new Uint8Array(3_000_000));
@@ -116,6 +125,10 @@ test('DeviceTailCollector.settle() says where a tail is cut, or goes on too long
   assert.throws(settled(SECTIONS.subarray(0, 30)), { code: 'TRUNCATED', at: AT + 30 });
   assert.throws(settled(new Uint8Array(0)), { code: 'TRUNCATED', at: AT });
   assert.throws(settled(WHOLE.subarray(0, -4)), { code: 'TRUNCATED', message: /4 bytes before its end/ });
+  const damaged = WHOLE.slice();
+  damaged[WHOLE.length - 3] = 0;
+  const description = AT + SECTIONS.length + 6;
+  assert.throws(settled(damaged), { code: 'BAD_VALUE', at: description });
   assert.throws(settled(concatenate(WHOLE, fromHex('00'))), { code: 'BAD_LENGTH', at: AT + WHOLE.length });
 });
 

@@ -35,15 +35,16 @@ const MAX_CANDIDATES = 64;
 
 const FIRST_CAPACITY_BYTES = 64 * 1024;
 const RECORD_HEADER_BYTES = 1 + 1 + 4;
-/** Older QEMUs begin it with "page_size", newer ones with "configuration". */
-const DESCRIPTION_BEGINS = Buffer.from('{"');
+const EOF_AND_DESCRIPTION = Buffer.of(SectionType.EOF, SectionType.VMDESCRIPTION);
+/** Whatever its first property: QEMU 7.2 begins with `page_size`, QEMU 10 with `configuration`. */
+const JSON_BEGINS = '{"';
 
 interface Candidate {
   /** Positions in the tail: of EOF, and one past the JSON. */
   readonly eof: number;
   readonly end: number;
-  /** What the tail is if it ends here: null before that is known, undefined if there is no description here. */
-  tail: DeviceTail | null | undefined;
+  /** What the tail is if it ends here: null before that is known, or what is wrong with the description. */
+  tail: DeviceTail | StreamError | null;
 }
 
 export class DeviceTailCollector {
@@ -52,7 +53,7 @@ export class DeviceTailCollector {
   #memory = Buffer.alloc(FIRST_CAPACITY_BYTES);
   #countBytes = 0;
   /** Where the search for the next description goes on. */
-  #searched = RECORD_HEADER_BYTES;
+  #searched = 0;
   readonly #candidates: Candidate[] = [];
   /** Candidates whose last byte has not come. */
   #pending: Candidate[] = [];
@@ -87,8 +88,10 @@ export class DeviceTailCollector {
     if (complete.length === 0) return null;
     this.#pending = this.#pending.filter(({ end }) => end > this.#countBytes);
     for (const candidate of complete) candidate.tail = this.#take(candidate);
-    const last = complete.find(({ end, tail }) => end === this.#countBytes && tail?.devices !== undefined);
-    return last?.tail ?? null;
+    for (const { end, tail } of complete) {
+      if (end === this.#countBytes && isTail(tail) && tail.devices !== undefined) return tail;
+    }
+    return null;
   }
 
   /**
@@ -98,13 +101,13 @@ export class DeviceTailCollector {
    */
   settle(): DeviceTail {
     const count = this.#countBytes;
-    const described = this.#candidates.filter(({ tail }) => tail !== null && tail !== undefined);
-    const fitting = described.find(({ tail }) => tail?.devices !== undefined);
-    const chosen = described.find(({ end }) => end === count) ?? fitting;
-    if (chosen?.tail != null) {
-      if (chosen.end === count) return chosen.tail;
-      const what = `${count - chosen.end} bytes follow the end of the stream`;
-      throw new StreamError('BAD_LENGTH', what, this.#at + chosen.end);
+    const last = this.#candidates.findLast(({ end }) => end === count);
+    if (last?.tail instanceof StreamError) throw last.tail;
+    if (last !== undefined && isTail(last.tail)) return last.tail;
+    const early = this.#candidates.find(({ tail }) => isTail(tail) && tail.devices !== undefined);
+    if (early !== undefined) {
+      const what = `${count - early.end} bytes follow the end of the stream`;
+      throw new StreamError('BAD_LENGTH', what, this.#at + early.end);
     }
     const cut = this.#pending[0];
     if (cut !== undefined) {
@@ -136,13 +139,18 @@ export class DeviceTailCollector {
   #search(): void {
     const seen = this.#memory.subarray(0, this.#countBytes);
     for (;;) {
-      const start = seen.indexOf(DESCRIPTION_BEGINS, this.#searched);
-      if (start < 0) break;
-      this.#searched = start + 1;
-      const eof = start - RECORD_HEADER_BYTES;
-      if (seen[eof] !== SectionType.EOF || seen[eof + 1] !== SectionType.VMDESCRIPTION) continue;
+      const eof = seen.indexOf(EOF_AND_DESCRIPTION, this.#searched);
+      if (eof < 0) {
+        this.#searched = Math.max(this.#searched, this.#countBytes - 1);
+        return;
+      }
+      const start = eof + RECORD_HEADER_BYTES;
+      this.#searched = eof;
+      if (this.#countBytes < start + JSON_BEGINS.length) return;
+      this.#searched = eof + 1;
       const lengthBytes = seen.readUInt32BE(start - 4);
       if (lengthBytes > STREAM_LIMITS.vmDescriptionBytes) continue;
+      if (seen.toString('latin1', start, start + JSON_BEGINS.length) !== JSON_BEGINS) continue;
       const candidate: Candidate = { eof, end: start + lengthBytes, tail: null };
       this.#candidates.push(candidate);
       this.#pending.push(candidate);
@@ -151,20 +159,18 @@ export class DeviceTailCollector {
         throw new StreamError('LIMIT', what, this.#at + eof);
       }
     }
-    // The beginning of a description may have come in part.
-    this.#searched = Math.max(this.#searched, this.#countBytes - DESCRIPTION_BEGINS.length + 1);
   }
 
-  /** The tail that ends with this candidate, or undefined if that is no description. */
-  #take({ eof, end }: Candidate): DeviceTail | undefined {
+  /** The tail that ends with this candidate, or what is wrong with the description there. */
+  #take({ eof, end }: Candidate): DeviceTail | StreamError {
     const deviceSections = this.#memory.subarray(0, eof);
     const vmDescription = this.#memory.subarray(eof + RECORD_HEADER_BYTES, end);
     try {
-      const described = decodeVmDescription(vmDescription);
+      const described = decodeVmDescription(vmDescription, this.#at + eof + RECORD_HEADER_BYTES);
       const devices = this.#walk(deviceSections, described);
       return { deviceSections, eofAt: this.#at + eof, vmDescription, devices };
     } catch (error) {
-      if (error instanceof StreamError) return undefined;
+      if (error instanceof StreamError) return error;
       throw error;
     }
   }
@@ -188,4 +194,8 @@ export class DeviceTailCollector {
     this.#memory.copy(grown, 0, 0, this.#countBytes);
     this.#memory = grown;
   }
+}
+
+function isTail(tail: DeviceTail | StreamError | null): tail is DeviceTail {
+  return tail !== null && !(tail instanceof StreamError);
 }

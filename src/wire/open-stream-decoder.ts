@@ -74,7 +74,7 @@ type State =
 const READING: Record<State, string> = {
   ram: 'a RAM section',
   begin: 'the file header',
-  configuration: 'the configuration',
+  configuration: 'the file header',
   'section-type': 'the type of a section',
   footer: 'the footer of a RAM section',
   command: 'a command',
