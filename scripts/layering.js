@@ -16,6 +16,7 @@ const MAY_IMPORT = {
   'machine/v86': ['machine', 'memory', 'linux'],
   migration: ['wire', 'memory', 'telemetry'],
   transport: ['linux'],
+  inspect: ['wire', 'memory', 'telemetry'],
   qemu: [],
   threads: [
     'migration',
@@ -43,6 +44,8 @@ const MAY_IMPORT = {
     'telemetry',
     'transport',
     'qemu',
+    'inspect',
+    'wire',
     'snapshot',
     'restore',
   ],

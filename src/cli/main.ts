@@ -8,6 +8,7 @@ import { isInternalError } from '../monitor/errors.ts';
 import { addDemoCommand } from './demo.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { endProcess, printMessage } from './end-process.ts';
+import { addInspectCommand } from './inspect.ts';
 import { packageVersion } from './package-info.ts';
 import { addRestoreCommand } from './restore.ts';
 import { addRunCommand } from './run.ts';
@@ -40,6 +41,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   addRestoreCommand(program);
   addDoctorCommand(program);
   addDemoCommand(program);
+  addInspectCommand(program);
   try {
     await program.parseAsync(argv);
   } catch (error) {

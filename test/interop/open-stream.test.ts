@@ -5,9 +5,11 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
+import type { StreamReport } from '../../src/inspect/stream-report.ts';
 import { CapturedStream } from '../support/captured-stream.ts';
 import { tempFolder } from '../support/temp-folder.ts';
-import { needsQemu, Qemu, type QemuOptions } from './qemu.ts';
+import { runProgram } from '../support/vm-process.ts';
+import { NEWER_QEMU, needsNewerQemu, needsQemu, Qemu, type QemuOptions } from './qemu.ts';
 
 const MEMORY_MIB = 32;
 /** Behind the first MiB, part of which the machine overlays with ROMs. */
@@ -107,6 +109,37 @@ suite(`OpenStreamDecoder, given a stream of QEMU (SEED=${seed})`, { timeout: 120
       }),
     );
     assert(captured.counts.xbzrle > 100, `only ${captured.counts.xbzrle} deltas`);
+  });
+
+  test('passes over the pages of a mapped-ram file, whose bitmaps "postcopy inspect" counts', async (t) => {
+    if (!needsNewerQemu(t)) return;
+    const folder = tempFolder(t);
+    const options = { program: NEWER_QEMU, machine: 'q35', memoryMib: MEMORY_MIB };
+    const qemu = await Qemu.start(t, folder, { ...options, capabilities: { 'mapped-ram': true } });
+    await qemu.untilMoreTicks(2);
+    await qemu.qmp.execute('stop');
+    const path = join(folder, 'mapped');
+    await qemu.qmp.execute('migrate', { uri: `file:${path}` });
+    assert.equal(await qemu.migrationEnd(), 'completed', qemu.describe());
+
+    const captured = decode(readFileSync(path));
+    assert.deepEqual(captured.configurationSeen!.capabilities, ['mapped-ram']);
+    assert(captured.tail?.devices !== undefined);
+    const { code, stdout, stderr } = await runProgram(t, ['inspect', '--json', path]);
+    assert.equal(code, 0, stderr);
+    const report = JSON.parse(stdout) as StreamReport;
+    assert.equal(report.kind, 'mapped-ram');
+    assert.equal(report.devicesBy, 'description');
+    const memory = await qemu.saveMemory(MEMORY_MIB * 2 ** 20);
+    const { mapped, pages } = report.blocks[0]!;
+    assert.equal(pages.normal + pages.zero, memory.length / 4096);
+    assert(pages.normal > 100);
+    const last = memory.length - 4096;
+    const file = readFileSync(path);
+    for (const offset of [LOW_BYTES, 2 * LOW_BYTES, last]) {
+      const at = mapped!.pagesOffset + offset;
+      assert(file.subarray(at, at + 4096).equals(memory.subarray(offset, offset + 4096)));
+    }
   });
 
   test('reads guest physical addresses with x-ignore-shared, and no page of a shared block', async (t) => {
