@@ -30,6 +30,7 @@ const MAY_IMPORT = {
     'machine/v86',
   ],
   restore: ['threads', 'snapshot', 'migration', 'memory', 'wire', 'telemetry', 'linux', 'transport', 'qemu'],
+  drive: ['qemu', 'transport', 'telemetry'],
   vm: ['threads', 'migration', 'memory', 'telemetry', 'linux', 'transport', 'machine', 'machine/v86'],
   monitor: ['vm', 'migration', 'telemetry', 'qemu'],
   cli: [
@@ -48,6 +49,7 @@ const MAY_IMPORT = {
     'wire',
     'snapshot',
     'restore',
+    'drive',
   ],
 };
 

@@ -32,7 +32,11 @@ test('main() exits with 2 on wrong usage, and says what would do', () => {
     [['run', '--guest'], /^postcopy: option '--guest <name>' argument missing\nTry /],
     [
       ['run', '--guest', 'foo'],
-      /^postcopy: --guest: must be counter, random, reader, got "foo"\nTry "postcopy --help", or "--help" behind a command\.\n$/,
+      /^postcopy: --guest: must be counter, random, reader, got "foo"\nTry "postcopy run --help"\.\n$/,
+    ],
+    [
+      ['migrate', '--qmp', 'a'],
+      /^postcopy: Both monitors are needed: .*\nTry "postcopy migrate --help"\.\n$/,
     ],
     [
       ['run', '--guest', 'counter', 'foo'],

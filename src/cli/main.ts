@@ -9,6 +9,7 @@ import { addDemoCommand } from './demo.ts';
 import { addDoctorCommand } from './doctor.ts';
 import { endProcess, printMessage } from './end-process.ts';
 import { addInspectCommand } from './inspect.ts';
+import { addMigrateCommand } from './migrate.ts';
 import { packageVersion } from './package-info.ts';
 import { addRestoreCommand } from './restore.ts';
 import { addRunCommand } from './run.ts';
@@ -22,11 +23,12 @@ Examples:
   postcopy demo                            a live migration, with a verdict
   postcopy doctor                          what this host can do
   postcopy run --help                      all options of a machine
+  postcopy migrate --qmp a.qmp --to b.qmp  move a guest of one QEMU to another
 `;
 
 /** @param argv as `process.argv`: two words, then the arguments */
 export async function main(argv: readonly string[]): Promise<void> {
-  const fail = (error: unknown) => endProcess(reportError(error));
+  const fail = (error: unknown) => endProcess(reportError(error, argv[2]));
   process.on('uncaughtException', fail);
   process.on('unhandledRejection', fail);
   const program = new Command('postcopy')
@@ -39,6 +41,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .addHelpText('after', EXAMPLES);
   addRunCommand(program);
   addRestoreCommand(program);
+  addMigrateCommand(program);
   addDoctorCommand(program);
   addDemoCommand(program);
   addInspectCommand(program);
@@ -49,14 +52,14 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
-/** @returns the exit code */
-function reportError(error: unknown): number {
+/** @param command the subcommand, for what to try. @returns the exit code */
+function reportError(error: unknown, command = ''): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2; // it has printed its own text
   const isDebug = process.env['POSTCOPY_DEBUG'] === '1';
   if (isDebug && error instanceof Error) process.stderr.write(`${error.stack}\n`);
   const text = error instanceof Error ? error.message : String(error);
   if (error instanceof UsageError) {
-    printMessage(`${text}\nTry "postcopy --help", or "--help" behind a command.`);
+    printMessage(`${text}\nTry "postcopy ${command} --help".`);
     return 2;
   }
   if (!isInternalError(error)) printMessage(text);
