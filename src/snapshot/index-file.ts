@@ -1,7 +1,7 @@
 /**
  * The index of a stream file, kept beside it as `<file>.index` so that the stream is read through only once.
  *
- *   byte  size  type    field (little-endian)
+ *   byte  size  type    field (little-endian, as every host is that we run on)
  *   0     8     ascii   "PCINDEX1"; another version has another digit
  *   8     8     f64     length of the stream file in bytes
  *   16    8     u64     when it was modified, in nanoseconds since 1970
@@ -158,23 +158,35 @@ class TableReader {
   /** The tables of the next block, or undefined if they are not there or wrong. */
   take(layout: WireRamBlock): SnapshotBlockData | undefined {
     const pageCount = layout.lengthBytes / TARGET_PAGE_BYTES;
-    const wordBytes = PageBitmap.wordCount(pageCount) * 4;
-    if (wordBytes > this.#bytes.length - this.#position) return undefined;
+    const words = this.#takeBytes(PageBitmap.wordCount(pageCount) * 4);
+    if (words === undefined) return undefined;
     const bitmap = PageBitmap.shared(pageCount);
-    for (let index = 0; index < bitmap.words.length; index++) {
-      bitmap.words[index] = this.#bytes.readInt32LE(this.#position + index * 4);
-    }
-    this.#position += wordBytes;
-    if (bitmap.count() * 8 > this.#bytes.length - this.#position) return undefined;
-    const offsets = new Float64Array(new SharedArrayBuffer(pageCount * 8));
-    for (let page = bitmap.nextSet(0); page >= 0; page = bitmap.nextSet(page + 1)) {
-      const place = this.#bytes.readDoubleLE(this.#position);
-      if (!isRange({ offset: place, lengthBytes: TARGET_PAGE_BYTES }, this.#fileBytes)) return undefined;
-      offsets[page] = place;
-      this.#position += 8;
-    }
-    return { ...layout, contentWords: bitmap.words, offsets };
+    bitmap.words.set(new Int32Array(words));
+    const places = this.#takeBytes(bitmap.count() * 8);
+    if (places === undefined) return undefined;
+    const offsets = placePages(bitmap, new Float64Array(places), this.#fileBytes - TARGET_PAGE_BYTES);
+    return offsets && { ...layout, contentWords: bitmap.words, offsets };
   }
+
+  /** A copy of the next bytes, which begins where typed arrays may. */
+  #takeBytes(lengthBytes: number): ArrayBuffer | undefined {
+    const start = this.#position;
+    if (lengthBytes > this.#bytes.length - start) return undefined;
+    this.#position += lengthBytes;
+    return new Uint8Array(this.#bytes.subarray(start, start + lengthBytes)).buffer;
+  }
+}
+
+/** Spreads the places over the pages with content. @returns undefined if one is not in the file */
+function placePages(bitmap: PageBitmap, places: Float64Array, maxOffset: number): Float64Array | undefined {
+  for (const place of places) if (!(place >= 0 && place <= maxOffset)) return undefined;
+  const offsets = new Float64Array(new SharedArrayBuffer(bitmap.pageCount * 8));
+  let taken = 0;
+  bitmap.forEachRun((firstPage, pageCount) => {
+    offsets.set(places.subarray(taken, taken + pageCount), firstPage);
+    taken += pageCount;
+  });
+  return offsets;
 }
 
 type Meta = Omit<IndexedStream, 'blocks'> & { readonly blocks: readonly WireRamBlock[] };

@@ -2,30 +2,17 @@
  * A guest saved to a disk on which it has no room.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { type TestContext, test } from 'node:test';
-import { atEnd } from '../support/cleanup.ts';
+import { test } from 'node:test';
 import { checkMemory, saveMemory } from '../support/guest-memory.ts';
 import { startSource } from '../support/pair.ts';
-import { skipUnless } from '../support/requirements.ts';
+import { mountSmallDisk } from '../support/small-disk.ts';
 import { tempFolder } from '../support/temp-folder.ts';
-
-/** Mounts a file system of 4 MiB. @returns why it cannot, if so */
-function mountSmall(t: TestContext, path: string): string | undefined {
-  mkdirSync(path);
-  const { status, stderr, error } = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', path]);
-  if (status !== 0) return `a tmpfs cannot be mounted: ${error?.message ?? stderr}`;
-  atEnd(t, () => spawnSync('umount', ['-l', path]));
-  return undefined;
-}
 
 test('a full disk fails the migration, and the guest runs on', { timeout: 60_000 }, async (t) => {
   const folder = tempFolder(t);
   const small = join(folder, 'small');
-  const whyNot = mountSmall(t, small);
-  if (!skipUnless(t, 'a small file system', whyNot === undefined, whyNot ?? '')) return;
+  if (!mountSmallDisk(t, small)) return;
   const source = await startSource(t, folder, { memoryMib: 32 });
 
   await source.migrate(`file:${join(small, 'saved')}`);
