@@ -105,6 +105,16 @@ test('OpenStreamDecoder tells a precopy of any machine, with the stream byte of 
   ]);
 });
 
+test('OpenStreamDecoder takes the devices of a background snapshot, whose RAM has no END', () => {
+  const begun = concatenate(fileHeader, ramStart({ withHostPageSize: false }), ramEosAndFooter);
+  const calls = decode(concatenate(begun, ramPart, pages, ramEosAndFooter, deviceSections, eof));
+  const tailAt = begun.length + 5 + pages.length + 13;
+  assert.deepEqual(calls.slice(-2), [
+    ['sectionEnd', 'part', RAM_SECTION_ID, tailAt],
+    ['tailBytes', concatenate(deviceSections, eof), tailAt],
+  ]);
+});
+
 test('OpenStreamDecoder tells a postcopy, the package as bytes, and learns large pages', () => {
   const { decoder, handler } = openDecoder();
   feed(decoder, postcopyStream);

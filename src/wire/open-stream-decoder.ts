@@ -9,6 +9,7 @@
  *                            │   │   └─ START PART END ─▶ ram ┤
  *                            │   └─ COMMAND ─▶ (package)      │
  *                            │                                └─ END of RAM in a precopy ─▶ tail
+ *                            ├─ FULL after a PART ─────────────────────────────────────────▶ tail
  *                            └─ EOF of a postcopy ─▶ ended
  *
  * Sections whose length nobody can know here are refused before they begin, so that nothing is ever misread.
@@ -349,8 +350,13 @@ export class OpenStreamDecoder {
       case SectionType.COMMAND:
         this.#state = 'command';
         return true;
-      case SectionType.START:
       case SectionType.FULL:
+        if (this.#isWithoutRamEnd) {
+          this.#state = 'tail';
+          return true;
+        }
+        return this.#stepStartHeader(type);
+      case SectionType.START:
         return this.#stepStartHeader(type);
       case SectionType.PART:
         return this.#stepContinuationHeader('part');
@@ -361,6 +367,14 @@ export class OpenStreamDecoder {
       default:
         throw this.#error('BAD_SECTION', `Unknown section type ${hex(type)}`);
     }
+  }
+
+  /**
+   * Whether devices may come now although RAM has no END: with `background-snapshot` they were saved before RAM was, and
+   * follow its last PART. Devices that are sent early come before its first.
+   */
+  get #isWithoutRamEnd(): boolean {
+    return this.#sectionType === 'part' && !this.isPostcopy;
   }
 
   #stepStartHeader(type: typeof SectionType.START | typeof SectionType.FULL): boolean {
