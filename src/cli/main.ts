@@ -13,6 +13,7 @@ import { addMigrateCommand } from './migrate.ts';
 import { packageVersion } from './package-info.ts';
 import { addRestoreCommand } from './restore.ts';
 import { addRunCommand } from './run.ts';
+import { addSaveCommand } from './save.ts';
 import { UsageError } from './usage-error.ts';
 
 const ABOUT = `Live migration of virtual machines in QEMU's wire protocol. Memory is copied while the guest runs; when \
@@ -24,6 +25,7 @@ Examples:
   postcopy doctor                          what this host can do
   postcopy run --help                      all options of a machine
   postcopy migrate --qmp a.qmp --to b.qmp  move a guest of one QEMU to another
+  postcopy save --qmp vm.qmp web1.snap     the guest of a running QEMU, to a file
 `;
 
 /** @param argv as `process.argv`: two words, then the arguments */
@@ -40,6 +42,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     .exitOverride()
     .addHelpText('after', EXAMPLES);
   addRunCommand(program);
+  addSaveCommand(program);
   addRestoreCommand(program);
   addMigrateCommand(program);
   addDoctorCommand(program);

@@ -7,6 +7,7 @@
  * Both names are in one folder, so the rename is one step: under its own name there is the whole file, or what was there before.
  */
 import {
+  accessSync,
   closeSync,
   constants,
   existsSync,
@@ -81,6 +82,18 @@ export class PartialFile {
     if (existsSync(this.#target)) throw alreadyThere(this.path);
     renameSync(this.partialPath, this.#target);
   }
+}
+
+/**
+ * Whether a file could be written there, as far as that can be told before.
+ *
+ * @throws {SnapshotError} `EXISTS`, `SYSTEM`
+ */
+export function checkTarget(path: string, mayReplace: boolean): void {
+  withPath('write', path, () => {
+    const target = resolveTarget(path, mayReplace);
+    accessSync(dirname(target), constants.W_OK | constants.X_OK);
+  });
 }
 
 /** Follows a link, and refuses what a rename should not replace. */

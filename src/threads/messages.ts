@@ -19,6 +19,7 @@ import type { Parameters } from '../migration/parameters.ts';
 import type { PageRun } from '../migration/push-order.ts';
 import type { MigrationStatus } from '../migration/states.ts';
 import type { SnapshotBlockData } from '../snapshot/snapshot.ts';
+import type { ReceivedCounts, SnapshotContents } from '../snapshot/snapshot-receiver.ts';
 import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
 import type { SharedFaultThread } from './fault-thread-control.ts';
 import type { SharedReturnPath } from './return-path-writer.ts';
@@ -175,3 +176,46 @@ export interface DestinationThreadData extends ChannelThreadData, GuestThreadDat
   /** The guest is not started, whatever it did at the source. */
   readonly staysPaused: boolean;
 }
+
+// ---- save --------------------------------------------------------------------------------------------------
+
+/** A thread that makes a snapshot of the stream of a source. */
+export interface SaveThreadData {
+  /** The channel's descriptor: the thread owns it. */
+  readonly fd: number;
+  readonly hasReturnPath: boolean;
+  readonly orders: MessagePort;
+  /** Signalled by whoever posts an order. */
+  readonly wakeFd: number;
+  readonly path: string;
+  readonly overwrite: boolean;
+}
+
+/** From the main thread to a thread that saves. */
+export type SaveOrder =
+  /** After `received`: the source says that it has completed. */
+  | { readonly kind: 'finish' }
+  /** No file is to be left. Too late once it is finished. */
+  | { readonly kind: 'abandon' };
+
+/** Whose fault a failed save is: the file cannot be written, the stream cannot be read, or it ended early. */
+export type SaveFailureCause = 'file' | 'stream' | 'connection' | 'abandoned';
+
+/** From a thread that saves to the main thread. */
+export type SaveNotice =
+  | { readonly kind: 'file'; readonly partialPath: string }
+  | { readonly kind: 'progress'; readonly counts: ReceivedCounts }
+  /** The source closed without having opened a return path: whether it has completed only its monitor can tell. */
+  | { readonly kind: 'received' }
+  /** The file has its name and is on the disk, and the source was told, if it can be. */
+  | {
+      readonly kind: 'saved';
+      readonly contents: SnapshotContents;
+      readonly counts: ReceivedCounts;
+      /** From the last byte of the stream until the file was safe. */
+      readonly finishMs: number;
+    }
+  /** There is no file, and the source was told, if it can be. */
+  | { readonly kind: 'failed'; readonly cause: SaveFailureCause; readonly message: string }
+  /** The descriptor is closed. */
+  | { readonly kind: 'channel-closed' };

@@ -9,6 +9,7 @@ import type { MemoryDumpData } from './memory-dump-thread.ts';
 import type {
   DestinationThreadData,
   MachineThreadData,
+  SaveThreadData,
   SnapshotThreadData,
   SourceThreadData,
 } from './messages.ts';
@@ -39,6 +40,15 @@ export function startSnapshotThread(data: SnapshotThreadData): Worker {
   return new Worker(new URL('./snapshot-source-thread.js', import.meta.url), {
     workerData: data,
     name: 'snapshot-source',
+    resourceLimits: RESOURCE_LIMITS,
+    transferList: [data.orders],
+  });
+}
+
+export function startSaveThread(data: SaveThreadData): Worker {
+  return new Worker(new URL('./snapshot-save-thread.js', import.meta.url), {
+    workerData: data,
+    name: 'snapshot-save',
     resourceLimits: RESOURCE_LIMITS,
     transferList: [data.orders],
   });
