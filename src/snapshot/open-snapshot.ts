@@ -4,6 +4,7 @@
  * Nothing in the file is believed before it was checked, and of what is wrong the error says what and where.
  */
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { PageBitmap } from '../memory/page-bitmap.ts';
 import type { AnnouncedRamBlock } from '../wire/announced-blocks-decoder.ts';
 import { mappedRamBitmapBytes } from '../wire/mapped-ram.ts';
 import { TARGET_PAGE_BYTES, ZERO_RECORD_CONTINUE_BYTES } from '../wire/ram-record.ts';
@@ -61,7 +62,8 @@ function openFd(path: string, fd: number, { offset = 0, onProgress }: OpenSnapsh
     makePages: (blocks) => (pages = makePageIndex(blocks, fileBytes)),
     onProgress: onProgress && ((readBytes) => onProgress(readBytes, fileBytes)),
   });
-  const blocks = pages?.blockData() ?? scan.blocks.map((block) => readMappedBlock(fd, block));
+  const blocks =
+    pages?.blockData() ?? inMemory(scan.blocks, () => scan.blocks.map((block) => readMappedBlock(fd, block)));
   const stream = describeScan(scan, offset, blocks);
   const after = fstatSync(fd, { bigint: true });
   if (after.size !== state.size || after.mtimeNs !== state.mtimeNs) {
@@ -78,7 +80,18 @@ function makePageIndex(blocks: readonly AnnouncedRamBlock[], fileBytes: number):
     const what = `RAM of ${pageCount} pages is announced, but the file has room for no more than the records of ${maxPages}`;
     throw new StreamError('LIMIT', what, 0);
   }
-  return new PageIndex(blocks);
+  return inMemory(blocks, () => new PageIndex(blocks));
+}
+
+/** Makes tables for the pages of blocks, or says that there is no room for them. */
+function inMemory<Table>(blocks: readonly AnnouncedRamBlock[], make: () => Table): Table {
+  try {
+    return make();
+  } catch (error) {
+    if (!(error instanceof RangeError) || error instanceof StreamError) throw error;
+    const totalBytes = blocks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    throw new StreamError('LIMIT', `There is no memory for the tables of ${totalBytes} bytes of RAM`, 0);
+  }
 }
 
 /** The bitmap of a block, in shared memory. */
@@ -93,10 +106,9 @@ function readMappedBlock(
   if (bytes.length < range.lengthBytes) {
     throw new StreamError('TRUNCATED', `The file ends in the bitmap of RAM block "${idstr}"`, range.offset);
   }
-  const wordCount = Math.ceil(lengthBytes / TARGET_PAGE_BYTES / 32);
-  const contentWords = new Int32Array(new SharedArrayBuffer(wordCount * 4));
+  const { words: contentWords } = PageBitmap.shared(lengthBytes / TARGET_PAGE_BYTES);
   const view = new DataView(bytes.buffer, bytes.byteOffset);
-  for (let word = 0; word < wordCount; word++) contentWords[word] = view.getInt32(word * 4, true);
+  for (let word = 0; word < contentWords.length; word++) contentWords[word] = view.getInt32(word * 4, true);
   return { idstr, lengthBytes, pageSizeBytes, contentWords, offsets: mapped.pagesOffset };
 }
 

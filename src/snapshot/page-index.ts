@@ -13,6 +13,7 @@ export class PageIndex {
   readonly #hasContent: readonly PageBitmap[];
   readonly #offsets: readonly Float64Array[];
 
+  /** @throws {RangeError} if there is no room for the tables */
   constructor(blocks: readonly WireRamBlock[]) {
     this.#blocks = blocks;
     const pageCounts = blocks.map(({ lengthBytes }) => lengthBytes / TARGET_PAGE_BYTES);

@@ -61,12 +61,18 @@ export class PartialFile {
     });
   }
 
-  /** Removes the file unless it was finished. May be called twice. */
+  /**
+   * Removes the file unless it was finished. May be called twice.
+   *
+   * @throws {SnapshotError} `SYSTEM`
+   */
   abandon(): void {
     if (this.#state === 'done') return;
     this.#state = 'done';
-    closeSync(this.fd);
-    rmSync(this.partialPath, { force: true });
+    withPath('write', this.path, () => {
+      closeSync(this.fd);
+      rmSync(this.partialPath, { force: true });
+    });
   }
 
   #rename(): void {

@@ -31,7 +31,7 @@ export class SnapshotError extends Error {
   }
 }
 
-export type SnapshotAction = 'read' | 'write' | 'index';
+export type SnapshotAction = 'read' | 'write';
 
 /** `Cannot write snapshot "web1.snap": no space left on device (ENOSPC)` */
 export function systemFailure(action: SnapshotAction, path: string, cause: unknown): SnapshotError {
