@@ -5,15 +5,8 @@
  */
 import { Command, CommanderError } from 'commander';
 import { isInternalError } from '../monitor/errors.ts';
-import { addDemoCommand } from './demo.ts';
-import { addDoctorCommand } from './doctor.ts';
 import { endProcess, printMessage } from './end-process.ts';
-import { addInspectCommand } from './inspect.ts';
-import { addMigrateCommand } from './migrate.ts';
 import { packageVersion } from './package-info.ts';
-import { addRestoreCommand } from './restore.ts';
-import { addRunCommand } from './run.ts';
-import { addSaveCommand } from './save.ts';
 import { UsageError } from './usage-error.ts';
 
 const ABOUT = `Live migration of virtual machines in QEMU's wire protocol. Memory is copied while the guest runs; when \
@@ -28,6 +21,17 @@ Examples:
   postcopy save --qmp vm.qmp web1.snap     the guest of a running QEMU, to a file
 `;
 
+/** Each command is loaded when it is asked for: a guest that is restored should not wait for the others. */
+const COMMANDS: Readonly<Record<string, (program: Command) => Promise<void>>> = {
+  run: async (program) => (await import('./run.ts')).addRunCommand(program),
+  migrate: async (program) => (await import('./migrate.ts')).addMigrateCommand(program),
+  save: async (program) => (await import('./save.ts')).addSaveCommand(program),
+  restore: async (program) => (await import('./restore.ts')).addRestoreCommand(program),
+  inspect: async (program) => (await import('./inspect.ts')).addInspectCommand(program),
+  doctor: async (program) => (await import('./doctor.ts')).addDoctorCommand(program),
+  demo: async (program) => (await import('./demo.ts')).addDemoCommand(program),
+};
+
 /** @param argv as `process.argv`: two words, then the arguments */
 export async function main(argv: readonly string[]): Promise<void> {
   const fail = (error: unknown) => endProcess(reportError(error, argv[2]));
@@ -41,13 +45,8 @@ export async function main(argv: readonly string[]): Promise<void> {
     .showHelpAfterError('Try "postcopy --help", or "--help" behind a command.')
     .exitOverride()
     .addHelpText('after', EXAMPLES);
-  addRunCommand(program);
-  addSaveCommand(program);
-  addRestoreCommand(program);
-  addMigrateCommand(program);
-  addDoctorCommand(program);
-  addDemoCommand(program);
-  addInspectCommand(program);
+  const named = Object.entries(COMMANDS).filter(([name]) => name === argv[2]);
+  for (const [, add] of named.length > 0 ? named : Object.entries(COMMANDS)) await add(program);
   try {
     await program.parseAsync(argv);
   } catch (error) {

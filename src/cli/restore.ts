@@ -2,13 +2,9 @@
  * `postcopy restore`: a guest from a snapshot, running before its memory is there.
  */
 import type { Command } from 'commander';
-import { parseSize } from '../monitor/parse-quantity.ts';
-import { checkQemuCommand, QemuStartError, shellExitCode } from '../qemu/qemu-process.ts';
-import { type RestoreOptions, restoreInto, restoreIntoNewQemu } from '../restore/restore.ts';
-import { formatRestoreReport, type RestoreReport } from '../restore/restore-report.ts';
-import { openSnapshot } from '../snapshot/open-snapshot.ts';
+import { checkQemuCommand, QemuStartError } from '../qemu/qemu-command.ts';
 import { parseMigrationUri } from '../transport/parse-uri.ts';
-import { endProcess, endProcessNow, printMessage } from './end-process.ts';
+import type { RestoreCommandOptions } from './restore-guest.ts';
 import { UsageError } from './usage-error.ts';
 
 const EXAMPLES = `
@@ -25,17 +21,6 @@ Examples:
   Into a machine that waits for it, with postcopy-ram switched on:
     postcopy restore web1.snap --into unix:/tmp/vm.migration
 `;
-
-interface Options {
-  readonly into?: string;
-  readonly full?: true;
-  readonly running?: true;
-  readonly paused?: true;
-  readonly record?: true;
-  readonly order: boolean;
-  readonly maxBandwidth?: string;
-  readonly json?: true;
-}
 
 /** Adds the command to the program. */
 export function addRestoreCommand(program: Command): void {
@@ -59,13 +44,14 @@ export function addRestoreCommand(program: Command): void {
     )
     .option('--json', 'report as JSON, at standard output')
     .addHelpText('after', EXAMPLES)
-    .action(async (path: string, command: readonly string[], options: Options) => {
+    .action(async (path: string, command: readonly string[], options: RestoreCommandOptions) => {
       checkUsage(command, options);
-      await endProcess(await restore(path, command, options));
+      const { restoreGuest } = await import('./restore-guest.ts');
+      await restoreGuest(path, command, options);
     });
 }
 
-function checkUsage(command: readonly string[], options: Options): void {
+function checkUsage(command: readonly string[], options: RestoreCommandOptions): void {
   const { into, full, record, running, paused } = options;
   if ((into === undefined) === (command.length === 0)) {
     throw new UsageError(
@@ -87,66 +73,4 @@ function checkUsage(command: readonly string[], options: Options): void {
     }
     throw error;
   }
-}
-
-async function restore(path: string, command: readonly string[], options: Options): Promise<number> {
-  const maxBytesPerSecond = parseRate(options.maxBandwidth);
-  const interrupt = new AbortController();
-  const snapshot = openSnapshot(path);
-  const restoreOptions: RestoreOptions = {
-    snapshot,
-    isFull: options.full === true,
-    shouldRun: options.running ? true : options.paused ? false : undefined,
-    isRecording: options.record === true,
-    ignoresOrder: !options.order,
-    maxBytesPerSecond,
-    onMessage: printMessage,
-    signal: interrupt.signal,
-  };
-  const stopWatching = watchSignals((signal) => interrupt.abort(signal));
-  try {
-    if (options.into !== undefined) {
-      tell(await restoreInto(options.into, restoreOptions), options);
-      return 0;
-    }
-    const { qemu, report } = await restoreIntoNewQemu(command, restoreOptions);
-    tell(report, options);
-    stopWatching();
-    // From here on it is QEMU that the terminal and the signals are for.
-    const forget = watchSignals((signal) => qemu.signal(signal));
-    const exit = await qemu.exited;
-    forget();
-    return shellExitCode(exit);
-  } finally {
-    stopWatching();
-    snapshot.close();
-  }
-}
-
-function tell(report: RestoreReport, { json }: Options): void {
-  if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
-  else printMessage(formatRestoreReport(report));
-}
-
-function parseRate(text: string | undefined): number {
-  if (text === undefined) return 0;
-  try {
-    return parseSize(text);
-  } catch (error) {
-    throw new UsageError(`--max-bandwidth: ${(error as Error).message}`);
-  }
-}
-
-/** The second signal ends this process at once. @returns a function that stops watching */
-function watchSignals(onSignal: (signal: NodeJS.Signals) => void): () => void {
-  let count = 0;
-  const handler = (signal: NodeJS.Signals) => {
-    if (++count > 1) endProcessNow(130);
-    onSignal(signal);
-  };
-  const signals = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
-  for (const signal of signals) process.on(signal, handler);
-  return () => {
-    for (const signal of signals) process.off(signal, handler);
-  };
 }

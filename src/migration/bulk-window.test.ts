@@ -53,3 +53,30 @@ test('BulkWindow ignores a position that is decoded already', () => {
   window.sent(1000 + MIN_BYTES);
   assert.ok(!window.isOpen);
 });
+
+test('BulkWindow: pieces grow with the rate while nothing is asked for, and are small after a request', () => {
+  const window = new BulkWindow();
+  window.open(0);
+  const small = window.pieceBytes;
+  let position = 0;
+  let nowMs = 0;
+  const run = (pieces: number) => {
+    for (let piece = 0; piece < pieces; piece++) {
+      position += window.pieceBytes;
+      window.sent(position);
+      nowMs += window.pieceBytes / 1_000_000; // a gigabyte a second
+      window.decoded(position, 0.1, nowMs);
+    }
+  };
+  run(2000);
+  const grown = window.pieceBytes;
+  assert(grown > 4 * small && grown <= 256 * 1024, `${grown} bytes`);
+  assert(window.sizeBytes >= 2 * grown, 'the next piece can be on its way while one is decoded');
+
+  window.requested(nowMs);
+  assert.equal(window.pieceBytes, small);
+  run(10);
+  assert.equal(window.pieceBytes, small, 'another request may come');
+  run(2000);
+  assert(Math.abs(window.pieceBytes - grown) <= 1);
+});

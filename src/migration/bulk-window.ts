@@ -4,9 +4,17 @@
  * What is under way is measured by pings in the stream: a PONG means that the destination has decoded everything before
  * its PING, whatever queues lie between. The window is twice what the path holds when it is just full (its rate times
  * its shortest round trip): enough never to run dry, and no more.
+ *
+ * Pieces grow while nothing is asked for, and are small again with the first request.
  */
 
-const MIN_WINDOW_BYTES = 64 * 1024;
+/** Pushed pages go out in pieces, each with a ping behind it: what a request may have to wait for in our own hands. */
+const MIN_PIECE_BYTES = 32 * 1024;
+const MAX_PIECE_BYTES = 256 * 1024;
+/** Where nothing is asked for, a piece may take so long on the way: fewer pings, and nobody waits behind them. */
+const PIECE_MS = 0.25;
+/** A request makes pieces small for so long. */
+const BUSY_MS = 20;
 const MAX_WINDOW_BYTES = 4 * 1024 * 1024;
 /** Weight of the newest sample in the rate's moving average. */
 const RATE_GAIN = 0.1;
@@ -19,6 +27,8 @@ export class BulkWindow {
   #lastPongAtMs = Number.NaN;
   #bytesPerMs = 0;
   #shortestRoundTripMs = Number.POSITIVE_INFINITY;
+  #pieceBytes = MIN_PIECE_BYTES;
+  #requestedAtMs = Number.NEGATIVE_INFINITY;
 
   /** Nothing is under way at this stream position. */
   open(position: number): void {
@@ -27,13 +37,25 @@ export class BulkWindow {
   }
 
   get sizeBytes(): number {
-    if (!Number.isFinite(this.#shortestRoundTripMs)) return MIN_WINDOW_BYTES;
+    const minBytes = 2 * this.#pieceBytes;
+    if (!Number.isFinite(this.#shortestRoundTripMs)) return minBytes;
     const wanted = 2 * this.#bytesPerMs * this.#shortestRoundTripMs;
-    return Math.min(MAX_WINDOW_BYTES, Math.max(MIN_WINDOW_BYTES, wanted));
+    return Math.min(MAX_WINDOW_BYTES, Math.max(minBytes, wanted));
   }
 
   get isOpen(): boolean {
     return this.#sentPosition - this.#decodedPosition < this.sizeBytes;
+  }
+
+  /** How much to push at once. */
+  get pieceBytes(): number {
+    return this.#pieceBytes;
+  }
+
+  /** A page was asked for: its neighbours, and the next request, may wait behind what is pushed now. */
+  requested(nowMs: number): void {
+    this.#requestedAtMs = nowMs;
+    this.#pieceBytes = MIN_PIECE_BYTES;
   }
 
   /** Pushed data, and a ping behind it, reach up to this stream position. */
@@ -48,6 +70,10 @@ export class BulkWindow {
     const elapsedMs = nowMs - this.#lastPongAtMs;
     this.#lastPongAtMs = nowMs;
     if (elapsedMs > 0) this.#bytesPerMs += RATE_GAIN * (bytes / elapsedMs - this.#bytesPerMs);
+    if (nowMs - this.#requestedAtMs >= BUSY_MS) {
+      const piece = Math.min(2 * this.#pieceBytes, Math.floor(this.#bytesPerMs * PIECE_MS), MAX_PIECE_BYTES);
+      this.#pieceBytes = Math.max(MIN_PIECE_BYTES, piece);
+    }
     this.#shortestRoundTripMs = Math.min(roundTripMs, this.#shortestRoundTripMs * ROUND_TRIP_GROWTH);
   }
 }

@@ -71,8 +71,6 @@ import { type MigrationStatus, SOURCE_MOVES } from './states.ts';
 export const MIN_FILL_BYTES = 16 * 1024;
 
 const PING_BYTES = 5 + 4;
-/** Pushed pages go out in pieces of this size: what a request may have to wait for in our own hands. */
-const BULK_CHUNK_BYTES = 32 * 1024;
 /** A precopy section is not begun for less than this. */
 const MIN_PRECOPY_CHUNK_BYTES = 16 * 1024;
 
@@ -467,7 +465,7 @@ export class SourceMigration {
       return Math.max(switchAtMs, this.#settlingSinceMs + SETTLE_MS);
     }
     if (this.#phase === 'postcopy' && this.#window.isOpen && !this.#isStarved && !this.#options.isPulled)
-      return Math.max(this.#pushAtMs, this.#limiter.readyAtMs(nowMs, BULK_CHUNK_BYTES));
+      return Math.max(this.#pushAtMs, this.#limiter.readyAtMs(nowMs, this.#window.pieceBytes));
     return Number.POSITIVE_INFINITY;
   }
 
@@ -621,7 +619,7 @@ export class SourceMigration {
   }
 
   #pushPages(writer: ByteWriter, nowMs: number): void {
-    const allowedBytes = Math.min(BULK_CHUNK_BYTES, this.#limiter.available(nowMs));
+    const allowedBytes = Math.min(this.#window.pieceBytes, this.#limiter.available(nowMs));
     if (!this.#window.isOpen || allowedBytes < PAGE_RECORD_CONTINUE_BYTES || nowMs < this.#pushAtMs) return;
     const pagesBefore = this.#pages.count;
     if (!this.#seekPushed()) return;
@@ -710,6 +708,7 @@ export class SourceMigration {
     }
     this.#statistics.pageRequests++;
     this.#requestedAtMs = nowMs;
+    this.#window.requested(nowMs);
     this.#options.effects.pagesRequested?.(place);
     // Once all is sent, whatever is asked for is in the stream already.
     if (this.#phase === 'ending') return;

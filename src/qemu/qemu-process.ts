@@ -9,6 +9,7 @@ import { existsSync, rmSync } from 'node:fs';
 import { constants } from 'node:os';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { checkQemuCommand, QemuStartError } from './qemu-command.ts';
 import { QmpClient, QmpConnectionError, type QmpEvent } from './qmp-client.ts';
 
 const START_TIMEOUT_MS = 30_000;
@@ -16,31 +17,9 @@ const POLL_MS = 2;
 /** How long it may take to quit before it is killed. */
 const QUIT_TIMEOUT_MS = 5000;
 
-/** The command cannot be used, or QEMU did not come up; the text is for whoever typed it. */
-export class QemuStartError extends Error {
-  override readonly name = 'QemuStartError';
-}
-
 export interface QemuExit {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
-}
-
-/** Options that say where a guest comes from, which is our part, or that take the process away from us. */
-const REFUSED_OPTIONS: Readonly<Record<string, string>> = {
-  incoming: 'the guest comes from the snapshot: leave it out',
-  loadvm: 'the guest comes from the snapshot: leave it out',
-  daemonize: 'postcopy feeds and watches this process: let postcopy itself go into the background',
-};
-
-/** @throws {QemuStartError} if the command says something that is ours to say */
-export function checkQemuCommand(command: readonly string[]): void {
-  for (const argument of command.slice(1)) {
-    const why = REFUSED_OPTIONS[argument.replace(/^--?/, '')];
-    if (argument.startsWith('-') && why !== undefined) {
-      throw new QemuStartError(`Option "${argument}" of QEMU cannot be used here: ${why}`);
-    }
-  }
 }
 
 export class QemuProcess {
