@@ -22,6 +22,9 @@ export interface QemuExit {
   readonly signal: NodeJS.Signals | null;
 }
 
+/** Where a `QemuProcess` finds the socket of its migration, as `migrate-incoming` takes it. */
+export const GUEST_URI = 'fd:3';
+
 export class QemuProcess {
   readonly name: string;
   /** Resolves when the process has ended. */
@@ -33,18 +36,20 @@ export class QemuProcess {
 
   /**
    * @param command the program and its arguments
+   * @param migrationFd a socket for its migration: it has it as `GUEST_URI`; here it may be closed when this is called
    * @param folder private to us; the socket is gone from it when this resolves
    * @param onEvent gets every event of the monitor
    * @throws {QemuStartError} if it cannot be started, or ends before its monitor answers
    */
   static async start(
     command: readonly string[],
+    migrationFd: number,
     folder: string,
     onEvent: (event: QmpEvent) => void,
   ): Promise<QemuProcess> {
     checkQemuCommand(command);
     const path = join(folder, 'qmp');
-    const qemu = new QemuProcess(command, path);
+    const qemu = new QemuProcess(command, migrationFd, path);
     try {
       await qemu.#connect(path, onEvent);
       return qemu;
@@ -56,11 +61,13 @@ export class QemuProcess {
     }
   }
 
-  private constructor(command: readonly string[], qmpPath: string) {
+  private constructor(command: readonly string[], migrationFd: number, qmpPath: string) {
     const [program = '', ...args] = command;
     this.name = basename(program);
     const ours = ['-incoming', 'defer', '-qmp', `unix:${qmpPath.replaceAll(',', ',,')},server=on,wait=off`];
-    this.#child = spawn(program, [...args, ...ours], { stdio: 'inherit' });
+    this.#child = spawn(program, [...args, ...ours], {
+      stdio: ['inherit', 'inherit', 'inherit', migrationFd],
+    });
     this.exited = new Promise((resolve) => {
       const settle = (exit: QemuExit) => {
         this.#exit = exit;

@@ -6,16 +6,19 @@
  * We are the source of a postcopy migration that has sent nothing in precopy. The snapshot is only read: whatever goes
  * wrong, it can be restored again.
  */
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { closeFd, setNonblocking } from '../linux/fd.ts';
+import { socketPair } from '../linux/socket-pair.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { MigrationStatus } from '../migration/states.ts';
-import { describeExit, QemuProcess } from '../qemu/qemu-process.ts';
+import { describeExit, GUEST_URI, QemuProcess } from '../qemu/qemu-process.ts';
 import type { QmpEvent } from '../qemu/qmp-client.ts';
 import type { Snapshot } from '../snapshot/snapshot.ts';
 import { PageRecording } from '../threads/page-recording.ts';
+import { type Channel, FdChannel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
 import { checkQemu } from './check-qemu.ts';
 import { describeSnapshot, type RestoreReport } from './restore-report.ts';
@@ -72,37 +75,48 @@ export async function restoreIntoNewQemu(
   command: readonly string[],
   options: RestoreOptions,
 ): Promise<RestoredQemu> {
+  const clock = new RestoreClock();
   const folder = mkdtempSync(join(tmpdir(), 'postcopy-'));
+  const [fd, qemuFd] = socketPair();
+  setNonblocking(fd, true);
+  const channel = new FdChannel({ fd, hasReturnPath: true, peer: 'QEMU' });
   let qemu: QemuProcess | undefined;
+  let feeding: Promise<RestoreReport> | undefined;
   try {
-    chmodSync(folder, 0o700);
-    const clock = new RestoreClock();
     const ranWhenSaved = savedRunState(options.snapshot.deviceSections) !== 'paused';
     const shouldRun = options.shouldRun ?? ranWhenSaved;
     const wholeCommand = shouldRun ? command : [...command, '-S'];
-    qemu = await QemuProcess.start(wholeCommand, folder, (event) => clock.heed(event));
-    const started = qemu;
+    const starting = QemuProcess.start(wholeCommand, qemuFd, folder, (event) => clock.heed(event));
+    closeFd(qemuFd);
+    // QEMU reads nothing before it has been found to be the right one; what comes first waits in the socket.
+    const gone = starting.then(untilEnded);
+    gone.catch(() => {}); // only the race inside is told
+    feeding = feed(channel, clock, options, gone);
+    feeding.catch(() => {}); // it is awaited below, once QEMU has come up
+    qemu = await starting;
     clock.qemuReady();
     await checkQemu(qemu.qmp, options.snapshot);
-    const address = `unix:${join(folder, 'migration')}`;
-    await prepare(qemu, address, options);
-    const exited = qemu.exited.then((exit) => {
-      throw new RestoreError(
-        `${started.name} ended before all memory was there: ${describeExit(exit)}. Its options must be those of the ` +
-          'machine that was saved; its own message is above, if it had one',
-      );
-    });
-    exited.catch(() => {}); // only the race below is told
-    const report = await feed(address, clock, options, exited);
+    await prepare(qemu, options);
+    const report = await feeding;
     // At the end of a precopy QEMU heeds what was saved.
     if (options.isFull && shouldRun && !ranWhenSaved) await qemu.qmp.execute('cont');
     return { qemu, report };
   } catch (error) {
     if (!(error instanceof LostMemoryError)) await qemu?.kill();
+    await feeding?.catch(() => {}); // QEMU is gone or has let go: so has the thread that feeds it
+    channel.close();
     throw asRestoreError(error);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** @throws {RestoreError} when the process has ended */
+async function untilEnded({ name, exited }: QemuProcess): Promise<never> {
+  throw new RestoreError(
+    `${name} ended before all memory was there: ${describeExit(await exited)}. Its options must be those of the ` +
+      'machine that was saved; its own message is above, if it had one',
+  );
 }
 
 /**
@@ -112,7 +126,9 @@ export async function restoreIntoNewQemu(
  */
 export async function restoreInto(uri: string, options: RestoreOptions): Promise<RestoreReport> {
   try {
-    return await feed(uri, new RestoreClock(), options, new Promise<never>(() => {}));
+    const clock = new RestoreClock();
+    const channel = await connectChannel(uri, { signal: options.signal });
+    return await feed(channel, clock, options, new Promise<never>(() => {}));
   } catch (error) {
     throw asRestoreError(error);
   }
@@ -121,17 +137,17 @@ export async function restoreInto(uri: string, options: RestoreOptions): Promise
 /** The guest runs at the other end and waits for pages that do not come: ending what it runs in is the operator's. */
 class LostMemoryError extends RestoreError {}
 
-async function prepare({ qmp }: QemuProcess, address: string, { isFull }: RestoreOptions): Promise<void> {
+async function prepare({ qmp }: QemuProcess, { isFull }: RestoreOptions): Promise<void> {
   const capabilities = [
     { capability: 'events', state: true },
     { capability: 'postcopy-ram', state: !isFull },
   ];
   await qmp.execute('migrate-set-capabilities', { capabilities });
-  await qmp.execute('migrate-incoming', { uri: address });
+  await qmp.execute('migrate-incoming', { uri: GUEST_URI });
 }
 
 async function feed(
-  uri: string,
+  channel: Channel,
   clock: RestoreClock,
   options: RestoreOptions,
   ended: Promise<never>,
@@ -139,11 +155,10 @@ async function feed(
   const { snapshot, isFull, isRecording, maxBytesPerSecond, onMessage, signal } = options;
   const order = isRecording || isFull || options.ignoresOrder ? undefined : recordedOrder(options);
   const recording = isRecording ? PageRecording.allocate(pagesOf(snapshot)) : undefined;
-  const channel = await connectChannel(uri, { signal });
   if (!isFull && !channel.hasReturnPath) {
     channel.close();
     throw new RestoreError(
-      `Postcopy needs a connection that carries bytes both ways, which "${uri}" does not: use tcp: or unix:, or load ` +
+      `Postcopy needs a connection that carries bytes both ways, which "${channel.peer}" does not: use tcp: or unix:, or load ` +
         'everything first with --full',
     );
   }
@@ -164,7 +179,7 @@ async function feed(
     if (status !== 'completed') {
       // A QEMU that refuses what it is given says why, and ends a moment after it has closed the connection.
       await Promise.race([ended, sleep(EXIT_GRACE_MS)]);
-      throw await failure(source, uri, options);
+      throw await failure(source, channel.peer, options);
     }
     const info = await source.query();
     if (recording !== undefined) saveOrder(recording, options);
@@ -189,14 +204,14 @@ function endOf(source: SnapshotSource, clock: RestoreClock): Promise<MigrationSt
 /** Why it failed, in words that fit a snapshot: no guest waits at this end. */
 async function failure(
   source: SnapshotSource,
-  uri: string,
+  peer: string,
   { isFull }: RestoreOptions,
 ): Promise<RestoreError> {
   if (source.status !== 'postcopy-paused') {
     const why = source.error ?? 'the thread that sends the snapshot ended';
     const hint = isFull ? '' : ' It must have postcopy-ram switched on.';
     return new RestoreError(
-      `The machine at "${uri}" did not take the guest; its own messages say why.${hint} Here: ${why}`,
+      `The machine at "${peer}" did not take the guest; its own messages say why.${hint} Here: ${why}`,
     );
   }
   const missing = (await source.query())?.ram?.remaining ?? 0;
