@@ -6,6 +6,10 @@
  *   connectChannel, listenChannel    a migration URI as a descriptor
  *   QmpClient                        a client of any QEMU-like monitor
  */
+export { EXIT_CODES, type Outcome } from './drive/judge-outcome.ts';
+export { MigrationDriver, type MigrationListener, type MigrationPlan } from './drive/migration-driver.ts';
+export type { MigrationReport, SideReport, TimelineEntry } from './drive/report.ts';
+export type { ParameterValue, SettingWishes, Wish } from './drive/settings.ts';
 export type { DeviceSection, Machine } from './machine/machine.ts';
 export { PageBitmap } from './memory/page-bitmap.ts';
 export { type RamBlock, type RamBlockLayout, TARGET_PAGE_BYTES } from './memory/ram-block.ts';

@@ -154,8 +154,7 @@ function unfinished(facts: EndFacts, isAtDestination: boolean): Verdict {
     return unknown(
       'unknown',
       `The destination's process has ended in postcopy, and what the guest did there is lost. The source ` +
-        `(${describeSide(source)}) has the guest as it was when it left. "cont" there lets it run on from then, which is safe ` +
-        'only if its disks are as they were, too',
+        `(${describeSide(source)}) has the guest as it was when it left: to let it go on from there is safe only if its disks are as they were, too`,
     );
   }
   if (source.isGone) {
@@ -197,8 +196,11 @@ function howLost({ isGone }: SideFacts): string {
 
 function reason({ source, destination }: EndFacts): string {
   const text = source.errorText ?? destination.errorText;
-  if (text !== undefined) return `: ${text}`;
-  return destination.isGone ? ": the destination's process has ended (its own messages say why)" : '';
+  const ended = destination.isGone
+    ? "the destination's process has ended (its own messages say why)"
+    : undefined;
+  const parts = [text, ended].filter((part) => part !== undefined);
+  return parts.length === 0 ? '' : `: ${parts.join('; ')}`;
 }
 
 function unknown(guestAt: Verdict['guestAt'], text: string): Verdict {

@@ -50,11 +50,12 @@ export interface MigrationListener {
 
 /** How long the two sides may take to agree on the end; if the source does not answer there is less to wait for. */
 const SETTLE_MS = 30_000;
-const SETTLE_ALONE_MS = 3000;
+const SETTLE_ALONE_MS = 2000;
 /** How long a source may take to notice that its destination has ended, before it is told. */
 const NOTICE_MS = 5000;
 /** A monitor that owes an answer for so long is worth a line. */
 const SILENT_MS = 5000;
+const LEAVE_MS = 1000;
 const CANCEL_TIMEOUT_MS = 5000;
 const TICK_MS = 100;
 /** QEMU's, for a monitor that does not tell. */
@@ -417,7 +418,7 @@ export class MigrationDriver {
 
   async #finish(verdict: Verdict): Promise<MigrationReport> {
     const { outcome, guestAt, text } = verdict;
-    this.#leavePath(outcome);
+    await this.#leavePath(outcome);
     await this.#restoreSettings(outcome);
     const [source, destination] = [this.#source, this.#destination];
     const guest = { source, destination, unknown: undefined }[guestAt];
@@ -438,14 +439,21 @@ export class MigrationDriver {
     };
   }
 
-  /** A destination that waits still listens where it was told to, and another attempt needs that. */
-  #leavePath(outcome: Outcome): void {
+  /** A destination that still waits listens where it was told to, and another attempt needs that. */
+  async #leavePath(outcome: Outcome): Promise<void> {
     const listenUri = this.#path?.listenUri;
     if (listenUri === undefined) return;
-    const { isGone, runState } = this.#destination;
-    if (isGone || runState !== 'inmigrate') this.#path.remove();
-    else if (outcome === 'not-started') {
-      this.#notes.push(`The destination listens at ${listenUri} from now on, where another attempt finds it`);
+    const destination = this.#destination;
+    const isWaiting = () =>
+      !destination.isGone &&
+      destination.runState === 'inmigrate' &&
+      ['none', 'setup'].includes(destination.status);
+    // One that was connected to and left alone ends, or says so, in a moment.
+    const endsAtMs = performance.now() + LEAVE_MS;
+    while (this.#isStarted && isWaiting() && performance.now() < endsAtMs) await this.#untilChange(TICK_MS);
+    if (!isWaiting()) this.#path.remove();
+    else if (outcome === 'not-started' || outcome === 'failed') {
+      this.#notes.push(`The destination still listens at ${listenUri}, where another attempt finds it`);
     }
   }
 

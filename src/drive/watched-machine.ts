@@ -6,7 +6,6 @@
  * When the connection ends, it is made again once: that tells a process that has ended from a connection that broke.
  */
 import { EventEmitter } from 'node:events';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type ExecuteOptions, QmpClient, QmpConnectionError, type QmpEvent } from '../qemu/qmp-client.ts';
 
 export type Side = 'source' | 'destination';
@@ -82,7 +81,7 @@ export class WatchedMachine extends EventEmitter<WatchedMachineEvents> {
     this.side = side;
     this.address = address;
     this.#client = client;
-    client.on('event', (event) => this.#heed(event));
+    this.#listenTo(client);
   }
 
   get client(): QmpClient {
@@ -113,10 +112,13 @@ export class WatchedMachine extends EventEmitter<WatchedMachineEvents> {
     void (async () => {
       while (!this.#isClosed && !this.isGone) {
         await this.refresh(POLL_MS);
-        const poked = new Promise<void>((resolve) => {
-          this.#poke = resolve;
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, POLL_MS);
+          this.#poke = () => {
+            clearTimeout(timer);
+            resolve();
+          };
         });
-        await Promise.race([poked, sleep(POLL_MS, undefined, { ref: false })]);
       }
     })();
   }
@@ -178,13 +180,18 @@ export class WatchedMachine extends EventEmitter<WatchedMachineEvents> {
         return;
       }
       this.#client = client;
-      client.on('event', (event) => this.#heed(event));
+      this.#listenTo(client);
       this.#poke();
     } catch (error) {
       const cause = (error as Error).cause as NodeJS.ErrnoException | undefined;
       this.isGone = cause?.code === 'ECONNREFUSED' || cause?.code === 'ENOENT';
       this.emit('change');
     }
+  }
+
+  #listenTo(client: QmpClient): void {
+    client.on('event', (event) => this.#heed(event));
+    client.on('close', () => this.#poke());
   }
 
   #heed({ event, data }: QmpEvent): void {
