@@ -17,6 +17,7 @@ const MAY_IMPORT = {
   migration: ['wire', 'memory', 'telemetry'],
   transport: ['linux'],
   inspect: ['wire', 'memory', 'telemetry'],
+  relay: ['inspect', 'migration', 'wire', 'memory', 'telemetry', 'linux', 'transport'],
   qemu: [],
   threads: [
     'migration',
@@ -47,6 +48,7 @@ const MAY_IMPORT = {
     'transport',
     'qemu',
     'inspect',
+    'relay',
     'wire',
     'snapshot',
     'save',

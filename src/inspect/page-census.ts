@@ -50,12 +50,11 @@ export class PageCensus {
 
   add(kind: PageKind, blockIndex: number, offset: number): void {
     const page = offset / TARGET_PAGE_BYTES;
-    while (this.counts.length <= blockIndex) this.counts.push(noPages());
+    if (this.counts.length <= blockIndex) this.#makeRoom(blockIndex);
     const isAgain = this.#note(blockIndex, page);
-    for (const counts of [this.counts[blockIndex]!, this.total, this.part]) {
-      counts[kind]++;
-      if (isAgain) counts.again++;
-    }
+    count(this.counts[blockIndex]!, kind, isAgain);
+    count(this.total, kind, isAgain);
+    count(this.part, kind, isAgain);
     const isBehind =
       blockIndex > this.#lastBlock || (blockIndex === this.#lastBlock && page > this.#lastPage);
     if (!isBehind && !this.isPostcopy) this.passes++;
@@ -74,6 +73,10 @@ export class PageCensus {
     }
   }
 
+  #makeRoom(blockIndex: number): void {
+    while (this.counts.length <= blockIndex) this.counts.push(noPages());
+  }
+
   /** @returns whether the page had come before */
   #note(blockIndex: number, page: number): boolean {
     const lengthBytes = this.#blocks[blockIndex]?.lengthBytes ?? Number.POSITIVE_INFINITY;
@@ -85,4 +88,9 @@ export class PageCensus {
     seen.words[page >>> 5] = word | mask;
     return (word & mask) !== 0;
   }
+}
+
+function count(counts: PageCounts, kind: PageKind, isAgain: boolean): void {
+  counts[kind]++;
+  if (isAgain) counts.again++;
 }

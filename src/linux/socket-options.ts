@@ -1,7 +1,7 @@
 /**
  * Options of descriptors that bear on how soon bytes leave, and how safe they are.
  */
-import { checked, libc } from './libc.ts';
+import { checked, Errno, lastErrno, libc, SyscallError } from './libc.ts';
 
 const IPPROTO_TCP = 6;
 const TCP_USER_TIMEOUT = 18;
@@ -9,6 +9,10 @@ const TCP_NOTSENT_LOWAT = 25;
 const SOL_SOCKET = 1;
 const SO_DOMAIN = 39;
 const AF_UNIX = 1;
+const SHUT_WR = 1;
+const ENOTCONN = 107;
+const MSG_PEEK = 2;
+const MSG_DONTWAIT = 64;
 
 const setsockoptCall = libc.func(
   'int setsockopt(int fd, int level, int option, const int32_t *value, uint32_t length)',
@@ -16,6 +20,8 @@ const setsockoptCall = libc.func(
 const getsockoptCall = libc.func(
   'int getsockopt(int fd, int level, int option, _Out_ int32_t *value, _Inout_ uint32_t *length)',
 );
+const shutdownCall = libc.func('int shutdown(int fd, int how)');
+const recvCall = libc.func('intptr_t recv(int fd, _Out_ uint8_t *bytes, size_t length, int flags)');
 const fsyncCall = libc.func('int fsync(int fd)');
 
 /**
@@ -41,6 +47,22 @@ function setTcpOption(fd: number, option: number, value: number, name: string): 
   checked(getsockoptCall(fd, SOL_SOCKET, SO_DOMAIN, domain, [4]), 'getsockopt', 'SO_DOMAIN');
   if (domain[0] === AF_UNIX) return;
   checked(setsockoptCall(fd, IPPROTO_TCP, option, [value], 4), 'setsockopt', name);
+}
+
+/** `shutdown(fd, SHUT_WR)`: the peer reads the end, and may still answer. Of a socket that is not connected any more, nothing. */
+export function shutdownWrite(fd: number): void {
+  if (Number(shutdownCall(fd, SHUT_WR)) === -1 && lastErrno() !== ENOTCONN) {
+    throw new SyscallError('shutdown', lastErrno(), String(fd));
+  }
+}
+
+/** `recv(fd, …, MSG_PEEK)`: the next bytes, which stay there. @returns undefined if none have come yet */
+export function peek(fd: number, lengthBytes: number): Uint8Array | undefined {
+  const bytes = Buffer.alloc(lengthBytes);
+  const count = Number(recvCall(fd, bytes, lengthBytes, MSG_PEEK | MSG_DONTWAIT));
+  if (count >= 0) return bytes.subarray(0, count);
+  if (lastErrno() === Errno.EAGAIN) return undefined;
+  throw new SyscallError('recv', lastErrno(), String(fd));
 }
 
 /** `fsync(fd)`: what was written to the file survives a crash of the host. */

@@ -121,3 +121,31 @@ for (const { what, bytes, code, at } of [
     assert.throws(() => decoder.push(fromHex(bytes)), { name: 'StreamError', code, at });
   });
 }
+
+test('ReturnPathDecoder.undecidedBytes says how much of what came is of an incomplete message', () => {
+  const decoder = new ReturnPathDecoder();
+  const request = encodeReqPagesId(0x1000, 4096, 'pc.ram');
+  for (let position = 0; position < request.length - 1; position++) {
+    decoder.push(request.subarray(position, position + 1));
+    assert.equal(decoder.undecidedBytes, position + 1);
+  }
+  decoder.push(request.subarray(-1));
+  assert.equal(decoder.undecidedBytes, 0);
+});
+
+test('ReturnPathDecoder passes over bitmaps for who does not want them, wherever they are cut', () => {
+  const bitmap = encodeRecvBitmap('pc.ram', new Uint8Array(100).fill(0xa5));
+  const all = Buffer.concat([bitmap, encodePong(7)]);
+  for (const pieceBytes of [1, 7, 50, all.length]) {
+    const decoder = new ReturnPathDecoder({ keepsBitmaps: false });
+    const messages = [];
+    for (let position = 0; position < all.length; position += pieceBytes) {
+      messages.push(...decoder.push(all.subarray(position, position + pieceBytes)));
+      assert(decoder.undecidedBytes < 20);
+    }
+    assert.deepEqual(messages, [
+      { type: 'recv-bitmap', idstr: 'pc.ram', bitmap: new Uint8Array(0) },
+      { type: 'pong', value: 7 },
+    ]);
+  }
+});

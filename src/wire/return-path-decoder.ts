@@ -24,6 +24,8 @@ type State = 'header' | 'payload' | 'bitmap-size' | 'bitmap' | 'bitmap-end';
 
 export class ReturnPathDecoder {
   readonly #maxBitmapBytes: number;
+  readonly #keepsBitmaps: boolean;
+  #skippedBitmapBytes = 0;
   /** The piece being collected: a header, a payload, a size or an end mark. */
   readonly #piece = new Uint8Array(12 + 1 + 255);
   readonly #view = new DataView(this.#piece.buffer);
@@ -37,14 +39,27 @@ export class ReturnPathDecoder {
   #bitmapIdstr = '';
   #bitmap = new CollectedBytes(0);
 
-  /** @param options.maxBitmapBytes limit of a received bitmap; 64 MiB by default */
-  constructor({ maxBitmapBytes = MAX_BITMAP_BYTES }: { readonly maxBitmapBytes?: number } = {}) {
+  /**
+   * @param options.maxBitmapBytes limit of a received bitmap; 64 MiB by default
+   * @param options.keepsBitmaps false for who only looks on: bitmaps then come empty
+   */
+  constructor({
+    maxBitmapBytes = MAX_BITMAP_BYTES,
+    keepsBitmaps = true,
+  }: { readonly maxBitmapBytes?: number; readonly keepsBitmaps?: boolean } = {}) {
     this.#maxBitmapBytes = maxBitmapBytes;
+    this.#keepsBitmaps = keepsBitmaps;
   }
 
   /** Whether the peer may close here without cutting a message in two. */
   get isBetweenMessages(): boolean {
     return this.#state === 'header' && this.#haveBytes === 0;
+  }
+
+  /** How many of the last bytes are of something that is not complete, so that it cannot be told whether they are legal. */
+  get undecidedBytes(): number {
+    const isPayload = this.#state === 'payload';
+    return this.#haveBytes + (isPayload ? RETURN_PATH_HEADER_BYTES : 0);
   }
 
   /**
@@ -57,10 +72,9 @@ export class ReturnPathDecoder {
     let position = 0;
     while (position < chunk.length) {
       if (this.#state === 'bitmap') {
-        const takenBytes = this.#bitmap.take(chunk, position, chunk.length);
+        const takenBytes = this.#takeBitmap(chunk, position);
         position += takenBytes;
         this.#pieceAt += takenBytes;
-        if (this.#bitmap.isComplete) this.#expect('bitmap-end', 8);
         continue;
       }
       const takenBytes = Math.min(this.#needBytes - this.#haveBytes, chunk.length - position);
@@ -72,6 +86,19 @@ export class ReturnPathDecoder {
       if (message !== null) messages.push(message);
     }
     return messages;
+  }
+
+  /** @returns how many bytes of `chunk` are of the bitmap */
+  #takeBitmap(chunk: Uint8Array, position: number): number {
+    if (this.#keepsBitmaps) {
+      const takenBytes = this.#bitmap.take(chunk, position, chunk.length);
+      if (this.#bitmap.isComplete) this.#expect('bitmap-end', 8);
+      return takenBytes;
+    }
+    const takenBytes = Math.min(this.#skippedBitmapBytes, chunk.length - position);
+    this.#skippedBitmapBytes -= takenBytes;
+    if (this.#skippedBitmapBytes === 0) this.#expect('bitmap-end', 8);
+    return takenBytes;
   }
 
   #expect(state: State, needBytes: number): void {
@@ -182,7 +209,8 @@ export class ReturnPathDecoder {
     if (sizeBytes === 0n || sizeBytes % 8n !== 0n) {
       throw this.#error('BAD_LENGTH', `${what} a positive multiple of 8, got ${sizeBytes}`, 0);
     }
-    this.#bitmap = new CollectedBytes(Number(sizeBytes));
+    if (this.#keepsBitmaps) this.#bitmap = new CollectedBytes(Number(sizeBytes));
+    else this.#skippedBitmapBytes = Number(sizeBytes);
     this.#expect('bitmap', 0);
   }
 

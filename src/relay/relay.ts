@@ -1,0 +1,222 @@
+/**
+ * A relay: waits for the source of a migration, connects to its destination, and passes on what they say.
+ *
+ * The main thread accepts and connects, a thread of its own moves the bytes (relay-loop.ts). A migration has one connection,
+ * and in postcopy another one for each recovery. One that comes while the first is alive is of a capability that a relay
+ * cannot serve, of a recovery whose old connection is dead, or of a stranger: its first bytes tell.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { peek } from '../linux/socket-options.ts';
+import type { Channel } from '../transport/channel.ts';
+import { connectChannel } from '../transport/connect.ts';
+import { listenChannel } from '../transport/listen.ts';
+import type { Listener } from '../transport/listener.ts';
+import type { LegEnd } from './relay-leg.ts';
+import type { RelayReport, RelayState } from './relay-report.ts';
+import { RelayThread } from './relay-thread-client.ts';
+
+/** How long an additional connection may be silent before it is taken for the channel of postcopy-preempt. */
+const SILENT_MS = 1000;
+const PEEK_EVERY_MS = 10;
+const COMMAND_BYTE = 0x08;
+const MULTIFD_FIRST_BYTE = 0x11;
+
+export interface RelayOptions {
+  readonly listenUri: string;
+  readonly connectUri: string;
+  /** Where the main stream is kept. */
+  readonly recordPath?: string | undefined;
+  /** For the operator: what happens, in words. */
+  readonly onMessage: (text: string) => void;
+  readonly onState: (state: RelayState) => void;
+  /** Told once a second while a migration is under way, if given. */
+  readonly onProgress?: ((report: RelayReport) => void) | undefined;
+  /** Ends it. */
+  readonly signal: AbortSignal;
+}
+
+/** How a relay ended. Its report says more. */
+export interface RelayEnd {
+  readonly report: RelayReport;
+  /** Whether a migration has passed whole. */
+  readonly isDone: boolean;
+}
+
+/**
+ * Serves one migration, from its first connection to its end, also over recoveries.
+ *
+ * @throws {UriError} {TransportError}, and system errors if the recording cannot be opened: nothing was passed on then
+ */
+export async function relayMigration(options: RelayOptions): Promise<RelayEnd> {
+  const thread = await RelayThread.start(options.recordPath);
+  try {
+    return await new Relay(options, thread).run();
+  } finally {
+    await thread.close();
+  }
+}
+
+class Relay {
+  readonly #options: RelayOptions;
+  readonly #thread: RelayThread;
+  readonly #stop = new AbortController();
+  /** Resolves with the end of the leg that is under way. */
+  #legEnded: Promise<LegEnd & { isPostcopy: boolean }> | undefined;
+  #isPostcopy = false;
+  /** A recovery that came before the relay knew that the connection before it is dead. */
+  #next: Channel | undefined;
+
+  constructor(options: RelayOptions, thread: RelayThread) {
+    this.#options = options;
+    this.#thread = thread;
+  }
+
+  async run(): Promise<RelayEnd> {
+    const { listenUri, signal, onMessage, onState, onProgress } = this.#options;
+    signal.addEventListener('abort', () => this.#stop.abort(signal.reason), { once: true });
+    this.#thread.on('state', ({ state }) => onState(state));
+    this.#thread.on('message', ({ text }) => onMessage(text));
+    this.#thread.on('report', ({ report }) => onProgress?.(report));
+    const listener = await listenChannel(listenUri);
+    const ticker = setInterval(() => {
+      if (this.#legEnded !== undefined && onProgress !== undefined) this.#thread.post({ kind: 'query' });
+    }, 1000);
+    try {
+      onMessage(`waiting for a source at ${listener.address}`);
+      const isDone = await this.#serve(listener);
+      return { report: await this.#thread.close(), isDone };
+    } finally {
+      clearInterval(ticker);
+      this.#stop.abort();
+      this.#next?.close();
+      listener.close();
+    }
+  }
+
+  /** @returns whether the migration has passed whole */
+  async #serve(listener: Listener): Promise<boolean> {
+    const { onMessage, signal } = this.#options;
+    for (;;) {
+      const source = this.#next ?? (await this.#accept(listener));
+      this.#next = undefined;
+      if (source === undefined) return false;
+      const end = await this.#relay(source, listener);
+      if (end?.kind === 'done') return true;
+      if (signal.aborted) return false;
+      const text = end !== undefined && 'text' in end ? end.text : undefined;
+      if (text !== undefined) onMessage(text);
+      if (!this.#isPostcopy || end?.kind === 'illegal' || end?.kind === 'refused') return false;
+      onMessage(`postcopy is interrupted; waiting for its recovery at ${listener.address}`);
+    }
+  }
+
+  async #accept(listener: Listener): Promise<Channel | undefined> {
+    try {
+      return await listener.accept({ signal: this.#stop.signal });
+    } catch (error) {
+      if (this.#stop.signal.aborted) return undefined;
+      throw error;
+    }
+  }
+
+  /** @returns how the leg ended; undefined if the destination of a recovery could not be reached */
+  async #relay(source: Channel, listener: Listener): Promise<LegEnd | undefined> {
+    const { onMessage, connectUri, signal } = this.#options;
+    onMessage(`source at ${source.peer}`);
+    let destination: Channel;
+    try {
+      destination = await connectChannel(connectUri, { signal });
+    } catch (error) {
+      source.close();
+      if (!this.#isPostcopy || signal.aborted) {
+        if (signal.aborted) return { kind: 'stopped' };
+        throw error;
+      }
+      onMessage((error as Error).message);
+      return undefined;
+    }
+    const ended = this.#thread.leg(source, destination);
+    this.#legEnded = ended;
+    const watching = new AbortController();
+    const onAbort = () => this.#thread.post({ kind: 'end-leg', end: { kind: 'stopped' } });
+    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    const watched = this.#watchExtraConnections(listener, watching.signal);
+    try {
+      const end = await ended;
+      this.#isPostcopy = end.isPostcopy;
+      if (end.kind === 'done') await Promise.all([source.finished(), destination.finished()]);
+      return end;
+    } finally {
+      this.#legEnded = undefined;
+      signal.removeEventListener('abort', onAbort);
+      watching.abort();
+      await watched;
+    }
+  }
+
+  /** Looks at every connection that comes while the first is alive. */
+  async #watchExtraConnections(listener: Listener, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted && this.#next === undefined) {
+      let channel: Channel;
+      try {
+        channel = await listener.accept({ signal });
+      } catch {
+        return; // The leg has ended, or there is only one channel.
+      }
+      await this.#judge(channel, signal);
+    }
+  }
+
+  async #judge(channel: Channel, signal: AbortSignal): Promise<void> {
+    const { onMessage } = this.#options;
+    const first = await firstByte(channel, signal);
+    if (first === COMMAND_BYTE) {
+      // The source has given its old connection up, and nobody told us.
+      this.#next = channel;
+      this.#thread.post({
+        kind: 'end-leg',
+        end: { kind: 'lost', text: 'the source has begun a recovery over another connection' },
+      });
+      return;
+    }
+    channel.close();
+    if (signal.aborted) return;
+    switch (first) {
+      case 'closed':
+        onMessage(`a connection from ${channel.peer} said nothing and was closed`);
+        return;
+      case 'silent':
+        this.#refuse(
+          'opens a second connection, as postcopy-preempt and some multifd sources do',
+          'postcopy-preempt',
+        );
+        return;
+      case MULTIFD_FIRST_BYTE:
+        this.#refuse('sends pages over further connections', 'multifd');
+        return;
+      default:
+        onMessage(`another connection from ${channel.peer} was refused: one migration is under way`);
+    }
+  }
+
+  #refuse(what: string, capability: string): void {
+    const text = `the source ${what}; switch the capability "${capability}" off on both sides`;
+    this.#thread.post({ kind: 'end-leg', end: { kind: 'illegal', text } });
+  }
+}
+
+/** What a connection begins with, without taking it. */
+async function firstByte(channel: Channel, signal: AbortSignal): Promise<number | 'silent' | 'closed'> {
+  const endsAtMs = performance.now() + SILENT_MS;
+  while (performance.now() < endsAtMs && !signal.aborted) {
+    try {
+      const bytes = peek(channel.fd, 1);
+      if (bytes !== undefined) return bytes[0] ?? 'closed';
+    } catch {
+      return 'closed';
+    }
+    await sleep(PEEK_EVERY_MS);
+  }
+  return 'silent';
+}
