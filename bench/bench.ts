@@ -16,6 +16,8 @@ export interface Benchmark {
   readonly name: string;
   /** One sentence: what is measured, and against what. */
   readonly about: string;
+  /** What is missing on this host for it, undefined if nothing is. */
+  whyNot?(): string | undefined;
   run(scale: Scale): Promise<Figures>;
 }
 

@@ -8,6 +8,7 @@ import { downtime } from './downtime.ts';
 import { faultLatency } from './fault-latency.ts';
 import { memory } from './memory.ts';
 import { precopyThroughput } from './precopy-throughput.ts';
+import { restore } from './restore.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
   faultLatency,
@@ -16,4 +17,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   cleanPass,
   memory,
   dirtyTracking,
+  restore,
 ];

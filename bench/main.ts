@@ -23,8 +23,13 @@ if (unknown.length > 0 || !Number.isInteger(runs) || runs < 1) {
 }
 
 const results: Record<string, Figures[]> = {};
-for (const { name, run } of BENCHMARKS) {
+for (const { name, run, whyNot } of BENCHMARKS) {
   if (positionals.length > 0 && !positionals.includes(name)) continue;
+  const missing = whyNot?.();
+  if (missing !== undefined) {
+    process.stderr.write(`${name} is left out: ${missing}\n`);
+    continue;
+  }
   const figures: Figures[] = [];
   for (let count = 1; count <= runs; count++) {
     process.stderr.write(`${name}, run ${count} of ${runs}\n`);

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Figures } from '../../bench/bench.ts';
 import { BENCHMARKS } from '../../bench/benchmarks.ts';
+import { skipUnless } from '../support/requirements.ts';
 
 interface Failed {
   readonly code: number;
@@ -18,8 +19,10 @@ const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
 const run = promisify(execFile);
 
 suite('bench', { timeout: 120_000 }, () => {
-  for (const { name } of BENCHMARKS) {
-    test(`${name} runs tiny and prints its figures`, async () => {
+  for (const { name, whyNot } of BENCHMARKS) {
+    test(`${name} runs tiny and prints its figures`, async (t) => {
+      const missing = whyNot?.();
+      if (!skipUnless(t, name, missing === undefined, missing ?? '')) return;
       const { stdout } = await run(process.execPath, [MAIN, name, '--tiny', '--runs', '1']);
       const { at, host, results } = JSON.parse(stdout);
       assert(Number.isFinite(Date.parse(at)));

@@ -10,13 +10,17 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   truncateSync,
+  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { RestoreReport } from '../../src/restore/restore-report.ts';
+import { atEnd } from '../support/cleanup.ts';
+import { assertOneLinux, needsLinux } from '../support/linux-counts.ts';
 import { tempFolder } from '../support/temp-folder.ts';
 import { until } from '../support/until.ts';
 import { runProgram } from '../support/vm-process.ts';
@@ -102,6 +106,60 @@ suite('restore into QEMU', { timeout: 120_000 }, () => {
       await quit(qemu);
     });
   }
+
+  test('a machine of many parts: two vCPUs, virtio devices with ROMs, a disk, shared memory of 2 GiB', async (t) => {
+    if (!needsQemu(t)) return;
+    const disk = join(tempFolder(t), 'disk');
+    writeFileSync(disk, Buffer.alloc(2 ** 20));
+    const saved = await save(t, {
+      machine: 'q35,memory-backend=mem',
+      smp: 2,
+      memoryMib: 2048,
+      rangeMib: 16,
+      extraArgs: [
+        ...['-object', 'memory-backend-memfd,id=mem,size=2G,share=on'],
+        ...['-netdev', 'user,id=net', '-device', 'virtio-net-pci,netdev=net'],
+        ...['-drive', `file=${disk},format=raw,if=none,id=disk`, '-device', 'virtio-blk-pci,drive=disk'],
+        ...['-device', 'VGA'],
+      ],
+    });
+    const qemu = await restore(t, saved);
+    await proveRestored(qemu, saved);
+    assert.match(qemu.stderr, /"[^"]+": pc-q35-[\d.]+, 2 GiB of memory, \d+(\.\d)? MiB of it not zero/);
+    await quit(qemu);
+  });
+
+  test('memory in a file of a file system that userfaultfd knows', async (t) => {
+    if (!needsQemu(t)) return;
+    const path = join('/dev/shm', `postcopy-test-${process.pid}`);
+    atEnd(t, () => rmSync(path, { force: true }));
+    const saved = await save(t, {
+      machine: 'pc,memory-backend=mem',
+      memoryMib: 32,
+      extraArgs: ['-object', `memory-backend-file,id=mem,size=32M,mem-path=${path},share=on`],
+    });
+    const qemu = await restore(t, saved);
+    await proveRestored(qemu, saved);
+    await quit(qemu);
+  });
+
+  test('a Linux guest goes on counting, and its clocks do not jump', async (t) => {
+    if (!needsQemu(t) || !needsLinux(t)) return;
+    const folder = tempFolder(t);
+    const options = { guest: 'linux', memoryMib: 128 } as const;
+    const qemu = await Qemu.start(t, folder, { name: 'saved', ...options });
+    await qemu.untilMoreCounts();
+    const path = join(folder, 'linux.snap');
+    await qemu.qmp.execute('migrate', { uri: `exec:cat > '${path}'` });
+    assert.equal(await qemu.migrationEnd(), 'completed');
+    await qemu.qmp.execute('quit').catch(() => {});
+    await qemu.untilEnded();
+    const saved = { folder, path, options, lastTick: 0, nonce: '' };
+    const restored = await restore(t, saved);
+    await restored.untilMoreCounts();
+    assertOneLinux(qemu.console, restored.console);
+    await quit(restored);
+  });
 
   test('a guest that ran when it was saved runs at once', async (t) => {
     if (!needsQemu(t)) return;
