@@ -3,7 +3,7 @@
  */
 import { parseSize } from '../monitor/parse-quantity.ts';
 import { shellExitCode } from '../qemu/qemu-process.ts';
-import { type RestoreOptions, restoreInto, restoreIntoNewQemu } from '../restore/restore.ts';
+import { LostMemoryError, type RestoreOptions, restoreInto, restoreIntoNewQemu } from '../restore/restore.ts';
 import { formatRestoreReport, type RestoreReport } from '../restore/restore-report.ts';
 import { openSnapshot } from '../snapshot/open-snapshot.ts';
 import { endProcess, endProcessNow, printMessage } from './end-process.ts';
@@ -61,6 +61,11 @@ async function restore(
     const exit = await qemu.exited;
     forget();
     return shellExitCode(exit);
+  } catch (error) {
+    if (!(error instanceof LostMemoryError) || error.qemu === undefined) throw error;
+    printMessage(error.message);
+    await error.qemu.exited;
+    return 1;
   } finally {
     stopWatching();
     snapshot.close();

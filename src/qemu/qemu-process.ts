@@ -99,14 +99,12 @@ export class QemuProcess {
     if (this.#exit === undefined) this.#child.kill(signal);
   }
 
-  /** Ends it: by its monitor, else by force. May be called twice. */
-  async quit(): Promise<void> {
-    this.#qmp?.execute('quit').catch(() => {}); // it closes the connection as it goes
-    const isGone = await Promise.race([
-      this.exited.then(() => true),
-      sleep(QUIT_TIMEOUT_MS, false, { ref: false }),
-    ]);
-    if (!isGone) await this.kill();
+  /** Ends it: by a signal it heeds, else by force. May be called twice. */
+  async terminate(): Promise<void> {
+    this.signal('SIGTERM');
+    const hasEnded = this.exited.then(() => true);
+    if (await Promise.race([hasEnded, sleep(QUIT_TIMEOUT_MS, false, { ref: false })])) this.#qmp?.close();
+    else await this.kill();
   }
 
   async kill(): Promise<void> {

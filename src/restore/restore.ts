@@ -69,7 +69,7 @@ export interface RestoredQemu {
  * Starts QEMU and gives it the guest. Resolves when all memory is there.
  *
  * @param command QEMU and its options: those of the machine that was saved
- * @throws {RestoreError} and has ended QEMU, unless its guest runs and lacks memory
+ * @throws {RestoreError} and has ended QEMU, unless that is a {LostMemoryError} with QEMU in it
  */
 export async function restoreIntoNewQemu(
   command: readonly string[],
@@ -102,7 +102,8 @@ export async function restoreIntoNewQemu(
     if (options.isFull && shouldRun && !ranWhenSaved) await qemu.qmp.execute('cont');
     return { qemu, report };
   } catch (error) {
-    if (!(error instanceof LostMemoryError)) await qemu?.kill();
+    if (error instanceof LostMemoryError && !options.signal.aborted) error.qemu = qemu;
+    else await qemu?.terminate();
     await feeding?.catch(() => {}); // QEMU is gone or has let go: so has the thread that feeds it
     channel.close();
     throw asRestoreError(error);
@@ -135,7 +136,10 @@ export async function restoreInto(uri: string, options: RestoreOptions): Promise
 }
 
 /** The guest runs at the other end and waits for pages that do not come: ending what it runs in is the operator's. */
-class LostMemoryError extends RestoreError {}
+export class LostMemoryError extends RestoreError {
+  /** Where it runs, if that is a process of ours: it was left as it is. */
+  qemu: QemuProcess | undefined;
+}
 
 async function prepare({ qmp }: QemuProcess, { isFull }: RestoreOptions): Promise<void> {
   const capabilities = [
@@ -179,7 +183,7 @@ async function feed(
     if (status !== 'completed') {
       // A QEMU that refuses what it is given says why, and ends a moment after it has closed the connection.
       await Promise.race([ended, sleep(EXIT_GRACE_MS)]);
-      throw await failure(source, channel.peer, options);
+      throw await failure(source, channel, options, clock.handedOverMs !== undefined);
     }
     const info = await source.query();
     if (recording !== undefined) saveOrder(recording, options);
@@ -204,21 +208,28 @@ function endOf(source: SnapshotSource, clock: RestoreClock): Promise<MigrationSt
 /** Why it failed, in words that fit a snapshot: no guest waits at this end. */
 async function failure(
   source: SnapshotSource,
-  peer: string,
+  { peer }: Channel,
   { isFull }: RestoreOptions,
+  isHandedOver: boolean,
 ): Promise<RestoreError> {
-  if (source.status !== 'postcopy-paused') {
-    const why = source.error ?? 'the thread that sends the snapshot ended';
+  const why = source.error ?? 'the thread that sends the snapshot ended';
+  if (!isHandedOver) {
     const hint = isFull ? '' : ' It must have postcopy-ram switched on.';
     return new RestoreError(
       `The machine at "${peer}" did not take the guest; its own messages say why.${hint} Here: ${why}`,
     );
   }
-  const missing = (await source.query())?.ram?.remaining ?? 0;
+  const missingBytes = (await source.query())?.ram?.remaining;
+  const missing = missingBytes === undefined ? '' : `at least ${missingBytes / TARGET_PAGE_BYTES} `;
   return new LostMemoryError(
-    `The connection was lost while the guest ran: it lacks at least ${missing / TARGET_PAGE_BYTES} pages and waits at ` +
-      'the next of them that it needs. End that machine and restore the snapshot again; it is as it was',
+    `The guest runs, lacks ${missing}pages and waits at the next of them that it needs, since ${reason(source)}. End ` +
+      'that machine and restore the snapshot again',
   );
+}
+
+/** The engine's own words for a lost connection are about a guest that waits at the source. */
+function reason({ status, error }: SnapshotSource): string {
+  return status === 'postcopy-paused' || error === undefined ? 'the connection was lost' : error;
 }
 
 function recordedOrder({ snapshot, onMessage }: RestoreOptions): TouchOrder | undefined {

@@ -334,4 +334,39 @@ suite('restores that are refused or fail', { timeout: 120_000 }, () => {
     assert.deepEqual(await qemu.untilEnded(), { code: 1, signal: null });
     assert.match(qemu.stderr, /ended before all memory was there: signal SIGKILL/);
   });
+
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    test(`${signal} while memory comes ends QEMU too; the snapshot can be restored again`, async (t) => {
+      if (!needsQemu(t)) return;
+      const saved = await save(t, { guest: 'reader', memoryMib: 64, rangeMib: 32 });
+      const qemu = await restore(t, saved, { args: ['--max-bandwidth', '64K'] });
+      await until('the guest to arrive', async () => (await qemu.runState()) === 'paused');
+      qemu.kill(signal);
+      assert.deepEqual(await qemu.untilEnded(), { code: 1, signal: null });
+      assert.match(qemu.stderr, /postcopy: Interrupted/);
+      assert(!existsSync(join(saved.folder, 'restored.pid')), 'QEMU is left');
+      const again = await restore(t, saved, { name: 'again' });
+      await proveRestored(again, saved);
+      await quit(again);
+    });
+  }
+
+  test('a snapshot that becomes shorter while it is loaded is named, and QEMU is left for a look', async (t) => {
+    if (!needsQemu(t)) return;
+    const saved = await save(t, { guest: 'reader', memoryMib: 64, rangeMib: 32 });
+    const qemu = await restore(t, saved, { args: ['--max-bandwidth', '1M'] });
+    await until('the guest to arrive', async () => (await qemu.runState()) === 'paused');
+    truncateSync(saved.path, 8192);
+    await until(
+      'the message',
+      () => /vm\.snap" ends before the page/.test(qemu.stderr),
+      () => qemu.describe(),
+    );
+    assert.match(
+      qemu.stderr,
+      /lacks pages .*shorter since it was opened\. End that machine and restore the snapshot again/,
+    );
+    process.kill(Number(readFileSync(join(saved.folder, 'restored.pid'), 'latin1')), 'SIGKILL');
+    assert.deepEqual(await qemu.untilEnded(), { code: 1, signal: null });
+  });
 });
