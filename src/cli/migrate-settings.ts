@@ -15,6 +15,7 @@ export interface MigrateOptions {
   readonly to?: string;
   readonly uri?: string;
   readonly listenUri?: string;
+  readonly join?: boolean;
   readonly postcopy?: string;
   readonly postcopyAfter?: string;
   readonly capability?: readonly string[];
@@ -38,9 +39,14 @@ export function parseMigrateOptions(options: MigrateOptions): MigrationPlan {
       '--listen-uri says where the destination listens; --uri must then say where the source connects',
     );
   }
+  const changed = [options.capability, options.parameter, options.maxBandwidth, options.downtimeLimit];
+  if (options.join === true && changed.some((option) => option !== undefined)) {
+    throw new UsageError('--join takes a migration as it is: settings cannot be given with it');
+  }
   return {
     source,
     destination,
+    joins: options.join === true,
     uri: uri === undefined ? undefined : given('--uri', () => migrationUri(uri)),
     listenUri: listenUri === undefined ? undefined : given('--listen-uri', () => migrationUri(listenUri)),
     postcopy: switchPlan(options),

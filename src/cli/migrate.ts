@@ -16,7 +16,7 @@ same machine. Each monitor serves one client: give QEMU a second -qmp if somethi
 before anything is changed; capabilities and parameters are afterwards as they were before.
 
 ^C cancels before the switch to postcopy, and the guest runs on at the source. After it nothing can be cancelled: a second ^C
-ends this program, and the migration goes on.
+ends this program, and the migration goes on. --join takes it over again, also to recover one that is paused.
 
 Exit codes:
   0  completed: the guest is at the destination, with all its memory
@@ -31,6 +31,7 @@ Examples:
   postcopy migrate --qmp a.qmp --to b.qmp
   postcopy migrate --qmp a.qmp --to b.qmp --postcopy auto --max-bandwidth 100M
   postcopy migrate --qmp tcp:host-a:4000 --to tcp:host-b:4000 --uri tcp:host-b:0 --postcopy-after 2s
+  postcopy migrate --qmp tcp:host-a:4000 --to tcp:host-b:4000 --uri tcp:host-b:4444 --join
   postcopy migrate --qmp a.qmp --to b.qmp --capability xbzrle=on --capability destination:postcopy-blocktime=on
 `;
 
@@ -51,6 +52,10 @@ export function addMigrateCommand(program: Command): void {
     .option(
       '--listen-uri <uri>',
       'where the destination listens, if the source reaches it by another address',
+    )
+    .option(
+      '--join',
+      'take over a migration that is under way, or paused in postcopy, instead of starting one',
     )
     .optionsGroup('Migration:')
     .option(

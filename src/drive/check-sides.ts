@@ -22,7 +22,7 @@ const STARTABLE = ['running', 'paused', 'prelaunch', 'suspended', 'io-error'];
 /** @throws {NotStartedError} */
 export function checkStates(source: SideState, destination: SideState): void {
   if (isUnderWay(source.status)) {
-    const hint = isPostcopy(source.status) ? '' : '; "migrate_cancel" at its monitor ends it';
+    const hint = `: --join takes it over${isPostcopy(source.status) ? '' : ', "migrate_cancel" at its monitor ends it'}`;
     throw new NotStartedError(`The source has a migration under way already ("${source.status}")${hint}`);
   }
   if (!STARTABLE.includes(source.runState)) {
@@ -40,6 +40,14 @@ export function checkStates(source: SideState, destination: SideState): void {
       `The destination has had a migration already ("${destination.status}"): start it again`,
     );
   }
+}
+
+/** Whether there is a migration that can be taken over. @throws {NotStartedError} */
+export function checkUnderWay(source: SideState): void {
+  if (isUnderWay(source.status)) return;
+  throw new NotStartedError(
+    `The source has no migration under way that could be joined: its migration is "${source.status}", its guest "${source.runState}"`,
+  );
 }
 
 /** @throws {NotStartedError} */

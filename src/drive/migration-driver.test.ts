@@ -41,6 +41,7 @@ async function rig(t: TestContext): Promise<Rig> {
         {
           source: source.path,
           destination: destination.path,
+          joins: false,
           postcopy: { kind: 'never' },
           settings: { capabilities: [], parameters: [] },
           keepsSettings: false,
@@ -218,4 +219,35 @@ test('MigrationDriver reports a monitor that is not there', async (t) => {
   const report = await here.driver().run();
   assert.deepEqual([report.outcome, report.exitCode, report.guestAt], ['not-started', 1, 'unknown']);
   assert.match(report.text, /^Destination: Cannot connect/);
+});
+
+test('MigrationDriver joins a migration that is under way, changes no settings, and sees it to its end', async (t) => {
+  const here = await rig(t);
+  here.source.info = { status: 'active', ram: RAM, 'total-time': 60_000 };
+  here.destination.info = { status: 'active' };
+  setTimeout(() => complete(here), 200);
+  const report = await here.driver({ joins: true }).run();
+  assert.equal(report.outcome, 'completed');
+  assert.deepEqual([...here.source.calls, ...here.destination.calls], []);
+  assert((report.timeline[0]?.atMs ?? 0) >= 60_000);
+});
+
+test('MigrationDriver that has joined late lets no guest go on whose past it does not know', async (t) => {
+  const here = await rig(t);
+  here.source.info = { status: 'device' };
+  here.source.runState = 'finish-migrate';
+  here.destination.info = { status: 'active' };
+  setTimeout(() => {
+    here.destination.end();
+    here.source.enter('failed', 'paused');
+  }, 100);
+  const report = await here.driver({ joins: true }).run();
+  assert.deepEqual([report.outcome, report.exitCode], ['unknown', 6]);
+  assert.deepEqual(here.source.calls, []);
+});
+
+test('MigrationDriver has nothing to join when no migration is under way', async (t) => {
+  const here = await rig(t);
+  const report = await here.driver({ joins: true }).run();
+  assert.deepEqual([report.outcome, report.exitCode, report.guestAt], ['not-started', 1, 'unknown']);
 });

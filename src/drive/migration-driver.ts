@@ -10,27 +10,32 @@
  * program ends, the migration goes on.
  */
 import { QmpCommandError } from '../qemu/qmp-client.ts';
-import { checkMachines, checkStates, NotStartedError } from './check-sides.ts';
-import { EXIT_CODES, judgeOutcome, type Outcome, type SideFacts, type Verdict } from './judge-outcome.ts';
-import { identifyMachine, type MachineIdentity, whatIsDoubtful } from './machine-identity.ts';
+import { checkMachines, checkStates, checkUnderWay, NotStartedError } from './check-sides.ts';
+import { connectSide } from './connect-sides.ts';
+import { EXIT_CODES, type Outcome, type Verdict } from './judge-outcome.ts';
+import { type MachineIdentity, whatIsDoubtful } from './machine-identity.ts';
 import { PostcopySwitch, type SwitchPlan } from './postcopy-switch.ts';
 import { howToRecover, recover } from './recovery.ts';
 import {
   figuresOf,
   type MigrationReport,
-  type SideReport,
+  sideReport,
   type TimelineEntry,
   withoutUndefined,
 } from './report.ts';
 import { type SettingWishes, SideSettings } from './settings.ts';
+import { settle } from './settle.ts';
 import { isBeforeSwitch, isEnded, isPostcopy } from './stages.ts';
+import { StallWatch } from './stall-watch.ts';
 import { StreamPath, type StreamPathOptions } from './stream-path.ts';
-import { type MigrateInfo, type Side, WatchedMachine } from './watched-machine.ts';
+import type { MigrateInfo, Side, WatchedMachine } from './watched-machine.ts';
 
 export interface MigrationPlan extends StreamPathOptions {
   /** Monitors: `unix:PATH`, `tcp:HOST:PORT` or a path. */
   readonly source: string;
   readonly destination: string;
+  /** Take over a migration that is under way or paused; settings stay as they are. */
+  readonly joins: boolean;
   readonly postcopy: SwitchPlan;
   readonly settings: SettingWishes;
   /** Settings stay as they were set for the migration. */
@@ -48,9 +53,6 @@ export interface MigrationListener {
   onProgress(status: string, info: MigrateInfo, atMs: number): void;
 }
 
-/** How long the two sides may take to agree on the end; if the source does not answer there is less to wait for. */
-const SETTLE_MS = 30_000;
-const SETTLE_ALONE_MS = 2000;
 /** How long a source may take to notice that its destination has ended, before it is told. */
 const NOTICE_MS = 5000;
 /** A monitor that owes an answer for so long is worth a line. */
@@ -72,6 +74,7 @@ export class MigrationDriver {
   readonly #identities: Partial<Record<Side, MachineIdentity>> = {};
   readonly #settings: SideSettings[] = [];
   readonly #silent = new Set<Side>();
+  readonly #stall = new StallWatch();
   /** Made in this order; each is there from its step on. */
   #source!: WatchedMachine;
   #destination!: WatchedMachine;
@@ -104,7 +107,7 @@ export class MigrationDriver {
   async run(): Promise<MigrationReport> {
     try {
       await this.#prepare();
-      await this.#start();
+      await (this.#plan.joins ? this.#join() : this.#start());
       return await this.#finish(await this.#watch());
     } catch (error) {
       return await this.#finish(this.#verdictOf(error as Error));
@@ -131,30 +134,35 @@ export class MigrationDriver {
   // ---- before it starts ------------------------------------------------------------------------------------
 
   async #prepare(): Promise<void> {
-    const source = await WatchedMachine.connect('source', this.#plan.source);
-    this.#source = source;
-    const destination = await WatchedMachine.connect('destination', this.#plan.destination);
-    this.#destination = destination;
-    const identities: MachineIdentity[] = [];
+    const { source: sourceAddress, destination: destinationAddress, monitorTimeoutMs } = this.#plan;
+    const { machine: source, identity: sourceIdentity } = await connectSide(
+      'source',
+      sourceAddress,
+      monitorTimeoutMs,
+      (machine) => (this.#source = machine),
+    );
+    const { machine: destination, identity: destinationIdentity } = await connectSide(
+      'destination',
+      destinationAddress,
+      monitorTimeoutMs,
+      (machine) => (this.#destination = machine),
+    );
+    this.#identities.source = sourceIdentity;
+    this.#identities.destination = destinationIdentity;
     for (const machine of [source, destination]) {
-      if (!(await machine.refresh(this.#plan.monitorTimeoutMs))) {
-        throw new NotStartedError(`The ${machine.side}'s monitor does not answer`);
-      }
       machine.on('change', () => this.#wake());
       machine.on('status', (status) => this.#enterStatus(machine, status));
-      const identity = await identifyMachine(machine.client);
-      this.#identities[machine.side] = identity;
-      identities.push(identity);
     }
-    const [sourceIdentity, destinationIdentity] = identities as [MachineIdentity, MachineIdentity];
-    checkStates(source, destination);
-    this.#hasGuest = true;
+    if (this.#plan.joins) checkUnderWay(source);
+    else checkStates(source, destination);
+    this.#hasGuest = !isPostcopy(source.status);
     this.#wasRunning = source.runState === 'running';
     checkMachines(sourceIdentity, destinationIdentity);
     const doubt = whatIsDoubtful(sourceIdentity, destinationIdentity);
     if (doubt !== undefined) this.#notes.push(doubt);
     this.#heedInterruptBeforeStart();
-    await this.#applySettings();
+    this.#path = new StreamPath(source, destination, this.#plan);
+    if (!this.#plan.joins) await this.#applySettings();
   }
 
   async #applySettings(): Promise<void> {
@@ -165,8 +173,11 @@ export class MigrationDriver {
       this.#settings.push(settings);
     }
     for (const settings of this.#settings) await settings.apply(wishes);
-    const downtimeLimitMs = this.#settings[0]?.numberOf('downtime-limit', wishes);
-    this.#switch = new PostcopySwitch(this.#plan.postcopy, downtimeLimitMs ?? DEFAULT_DOWNTIME_LIMIT_MS);
+    this.#planSwitch(this.#settings[0]?.numberOf('downtime-limit', wishes));
+  }
+
+  #planSwitch(downtimeLimitMs = DEFAULT_DOWNTIME_LIMIT_MS): void {
+    this.#switch = new PostcopySwitch(this.#plan.postcopy, downtimeLimitMs);
   }
 
   /** What was asked for, and what the driver needs itself; what was asked for wins. */
@@ -181,13 +192,10 @@ export class MigrationDriver {
   }
 
   async #start(): Promise<void> {
-    this.#path = new StreamPath(this.#source, this.#destination, this.#plan);
     const uri = await this.#path.open();
     this.#heedInterruptBeforeStart();
     this.#startedAtMs = performance.now();
     this.#line('migrate', `${this.#plan.source} to ${this.#plan.destination} by ${uri}`);
-    // A round is judged by what it begins with: ask at once.
-    this.#source.on('pass', () => void this.#source.refresh(TICK_MS));
     this.#isStarted = true;
     try {
       await this.#source.execute('migrate', { uri });
@@ -198,6 +206,26 @@ export class MigrationDriver {
         throw new NotStartedError(`The source refuses to migrate: ${error.message}`, { cause: error });
       }
     }
+    this.#beginToWatch();
+  }
+
+  async #join(): Promise<void> {
+    const [source, destination] = [this.#source, this.#destination];
+    const settings = await SideSettings.read(source);
+    this.#planSwitch(settings.numberOf('downtime-limit', this.#plan.settings));
+    this.#path.join();
+    this.#startedAtMs = performance.now() - (source.info['total-time'] ?? 0);
+    this.#isStarted = true;
+    this.#line('join', `${this.#plan.source} to ${this.#plan.destination}`);
+    for (const machine of [source, destination]) this.#enterStatus(machine, machine.status);
+    // What was before is not known: a guest that stands still may have run, and may have been handed over.
+    if (!this.#wasRunning) this.#wasRunning = this.#hasSwitched = true;
+    this.#beginToWatch();
+  }
+
+  #beginToWatch(): void {
+    // A round is judged by what it begins with: ask at once.
+    this.#source.on('pass', () => void this.#source.refresh(TICK_MS));
     this.#source.watch();
     this.#destination.watch();
   }
@@ -217,6 +245,7 @@ export class MigrationDriver {
     const [source, destination] = [this.#source, this.#destination];
     this.#listener.onProgress(source.status, source.info, this.#atMs);
     this.#noteSilence();
+    this.#noteStall();
     if (isEnded(source.status) || source.isGone) return await this.#settle();
     if (this.#interruptCount > this.#heededInterrupts) {
       const verdict = await this.#heedInterrupt();
@@ -247,6 +276,16 @@ export class MigrationDriver {
       if (!machine.isGone)
         this.#line(machine.side, isSilent ? 'its monitor does not answer' : 'its monitor answers again');
     }
+  }
+
+  #noteStall(): void {
+    const { status, info } = this.#source;
+    if (status !== 'active' && status !== 'postcopy-active') return;
+    if (!this.#stall.note(info.ram?.transferred ?? 0, this.#atMs)) return;
+    const what = isPostcopy(status)
+      ? '"migrate-pause" at the source\'s monitor makes it notice, and then it is recovered'
+      : '^C cancels';
+    this.#line('stall', `nothing has moved for a while. If the network is dead without saying so: ${what}`);
   }
 
   async #considerSwitch(): Promise<void> {
@@ -364,6 +403,8 @@ export class MigrationDriver {
   }
 
   #whyNoRecovery(): string | undefined {
+    if (!this.#path.canBeOpenedAgain)
+      return 'it is not known where the two can meet: give --uri tcp:HOST:PORT';
     const { destination } = this.#identities;
     if (destination === undefined || destination.commands.size === 0) return undefined;
     if (destination.commands.has('migrate-recover')) return undefined;
@@ -372,48 +413,18 @@ export class MigrationDriver {
 
   // ---- end -------------------------------------------------------------------------------------------------
 
-  /** Waits until both sides agree on the end, or it is plain that they will not. */
-  async #settle(): Promise<Verdict> {
-    const [source, destination] = [this.#source, this.#destination];
-    const endsAtMs = performance.now() + (source.isSilent ? SETTLE_ALONE_MS : SETTLE_MS);
-    for (;;) {
-      const answers = await Promise.all([source.refresh(TICK_MS), destination.refresh(TICK_MS)]);
-      const isKnown = (answers[0] || source.isGone) && (answers[1] || destination.isGone);
-      if ((isKnown && this.#areSettled()) || performance.now() > endsAtMs) break;
-      await this.#untilChange(TICK_MS);
-    }
-    const verdict = judgeOutcome({
-      wasRunning: this.#wasRunning,
-      hasSwitched: this.#hasSwitched,
-      cancelledBy: this.#cancelledBy,
-      source: sideFacts(source),
-      destination: sideFacts(destination),
+  #settle(): Promise<Verdict> {
+    return settle({
+      source: this.#source,
+      destination: this.#destination,
+      seen: () => ({
+        wasRunning: this.#wasRunning,
+        hasSwitched: this.#hasSwitched,
+        cancelledBy: this.#cancelledBy,
+      }),
+      onLine: (who, text) => this.#line(who, text),
+      untilChange: (timeoutMs) => this.#untilChange(timeoutMs),
     });
-    return verdict.mayContinue ? await this.#continue(verdict) : verdict;
-  }
-
-  #areSettled(): boolean {
-    const [source, destination] = [this.#source, this.#destination];
-    if (destination.isGone)
-      return isEnded(source.status) || source.isGone || source.status === 'postcopy-paused';
-    if (source.status === 'completed')
-      return destination.status === 'completed' && destination.runState !== 'inmigrate';
-    // Once the guest runs on at the source, nothing that the destination still says can change that.
-    if (isEnded(source.status) && source.runState === 'running') return destination.runState === 'inmigrate';
-    return isEnded(destination.status) || destination.status === 'postcopy-paused';
-  }
-
-  /** Lets the guest run on at the source. */
-  async #continue(verdict: Verdict): Promise<Verdict> {
-    try {
-      await this.#source.execute('cont');
-      await this.#source.refresh(this.#plan.monitorTimeoutMs);
-      this.#line('source', 'the guest is continued: it cannot run at the destination');
-      return { ...verdict, mayContinue: false, text: `${verdict.text}, and was continued` };
-    } catch (error) {
-      const text = `${verdict.text}, and cannot be continued: ${(error as Error).message}`;
-      return { ...verdict, outcome: 'unknown', text, mayContinue: false };
-    }
   }
 
   async #finish(verdict: Verdict): Promise<MigrationReport> {
@@ -433,8 +444,8 @@ export class MigrationDriver {
         isGuestRunning: isKnown ? guest.runState === 'running' : undefined,
         uri: this.#path?.connectUri,
         postcopy: this.#switch?.asked,
-        source: this.#sideReport(source),
-        destination: this.#sideReport(destination),
+        source: sideReport(source, this.#identities.source),
+        destination: sideReport(destination, this.#identities.destination),
       }),
     };
   }
@@ -474,18 +485,6 @@ export class MigrationDriver {
     }
   }
 
-  #sideReport(machine: WatchedMachine | undefined): SideReport | undefined {
-    if (machine === undefined) return undefined;
-    const identity = this.#identities[machine.side];
-    return {
-      address: machine.address,
-      ...withoutUndefined({ program: identity?.program, machineType: identity?.machineType }),
-      monitor: machine.isGone ? 'process-ended' : machine.isSilent ? 'no-answer' : 'answers',
-      migrationStatus: machine.status,
-      runState: machine.runState,
-    };
-  }
-
   // ---- small things ----------------------------------------------------------------------------------------
 
   /** Since the start of the migration. */
@@ -512,9 +511,4 @@ export class MigrationDriver {
       };
     });
   }
-}
-
-function sideFacts(machine: WatchedMachine): SideFacts {
-  const { isGone, isSilent, status, runState, hasRun, info } = machine;
-  return { isGone, isSilent, status, runState, hasRun, errorText: info['error-desc'] };
 }

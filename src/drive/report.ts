@@ -4,6 +4,7 @@
  * Figures are absent when neither side tells them. Times are in milliseconds, sizes in bytes.
  */
 import type { Outcome } from './judge-outcome.ts';
+import type { MachineIdentity } from './machine-identity.ts';
 import type { Side, WatchedMachine } from './watched-machine.ts';
 
 export interface SideReport {
@@ -76,6 +77,21 @@ export function figuresOf(source: WatchedMachine, destination: WatchedMachine): 
     pageRequests: ram?.['postcopy-requests'],
     blocktimeMs: destination.info['postcopy-blocktime'],
   });
+}
+
+/** One side; undefined for one that was never reached. */
+export function sideReport(
+  machine: WatchedMachine | undefined,
+  identity: MachineIdentity | undefined,
+): SideReport | undefined {
+  if (machine === undefined) return undefined;
+  return {
+    address: machine.address,
+    ...withoutUndefined({ program: identity?.program, machineType: identity?.machineType }),
+    monitor: machine.isGone ? 'process-ended' : machine.isSilent ? 'no-answer' : 'answers',
+    migrationStatus: machine.status,
+    runState: machine.runState,
+  };
 }
 
 /** The same without members that are undefined. */

@@ -59,6 +59,19 @@ export class StreamPath {
     return this.connectUri as string;
   }
 
+  /** Takes the way of a migration that is under way, as far as it is known: it matters when that is recovered. */
+  join(): void {
+    const { uri, listenUri } = this.#options;
+    this.connectUri = uri;
+    this.listenUri = listenUri ?? uriOfSocketAddress(this.#destination.info['socket-address']?.[0]) ?? uri;
+    if (uri === undefined && this.#areLocal) this.#privateSocket();
+  }
+
+  /** Whether it is known where to listen and connect again. */
+  get canBeOpenedAgain(): boolean {
+    return this.#folder !== undefined || (this.connectUri !== undefined && this.listenUri !== undefined);
+  }
+
   /** Where the destination shall listen for a source that connects again. */
   nextListenUri(): string {
     return this.#folder === undefined ? (this.listenUri as string) : this.#freshSocket(this.#folder);
@@ -96,8 +109,12 @@ export class StreamPath {
     }
   }
 
+  get #areLocal(): boolean {
+    return areLocal(this.#source.client.address, this.#destination.client.address);
+  }
+
   #privateSocket(): string {
-    if (!areLocal(this.#source.client.address, this.#destination.client.address)) {
+    if (!this.#areLocal) {
       throw new NotStartedError(
         'The destination listens nowhere yet, and the two may be on different hosts: say where with --uri tcp:HOST:PORT',
       );

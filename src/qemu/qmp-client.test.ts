@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -173,4 +173,17 @@ test('QmpClient gives events to a callback, to who waits for one, and to an iter
   const iterated: string[] = [];
   for await (const { event } of events) iterated.push(event);
   assert.deepEqual(iterated, heard);
+});
+
+test('QmpClient.connect() reaches a monitor by TCP', async (t) => {
+  const server = createServer((socket) => {
+    socket.write(GREETING);
+    socket.on('data', (chunk) => socket.write(`{"return": {}, "id": ${JSON.parse(`${chunk}`).id}}\n`));
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const client = await QmpClient.connect(`tcp:127.0.0.1:${port},server=on,wait=off`);
+  assert.deepEqual(await client.execute('query-status'), {});
+  client.close();
 });

@@ -346,6 +346,41 @@ suite('postcopy migrate with QEMU', { timeout: 180_000 }, () => {
     await proveMoved(pair);
   });
 
+  test('--join takes over a migration that is paused, and recovers it', async (t) => {
+    if (!needsQemu(t)) return;
+    const pair = await startQemus(t);
+    await pair.destination.qmp.execute('migrate-incoming', { uri: 'tcp:127.0.0.1:0' });
+    const port = await portOf(pair.destination);
+    const proxy = await TcpProxy.start(t, port, 4 * 2 ** 20);
+    const first = [
+      ...sides(pair),
+      ...SLOW,
+      '--uri',
+      proxy.uri,
+      '--postcopy-after',
+      '100ms',
+      '--recover-for',
+      '0',
+    ];
+    const driver = new Driver(t, first);
+    await until('the guest to run there', async () => (await pair.destination.runState()) === 'running');
+    proxy.cut();
+    assert.equal(await driver.exitCode(), 4, driver.said);
+
+    await proxy.mend();
+    const join = [...sides(pair), '--join', '--uri', proxy.uri, '--listen-uri', `tcp:127.0.0.1:${port}`];
+    const { code, report } = await migrate(t, join);
+    assert.equal(code, 0, report.text);
+    assert.equal(report.recoveries, 1);
+    assert.equal(report.timeline[0]?.status, 'postcopy-paused');
+    await proveMoved(pair);
+    const again = await migrate(t, join);
+    assert.match(
+      again.report.text,
+      /no migration under way that could be joined: its migration is "completed"/,
+    );
+  });
+
   test('a source that stands still is not waited for longer than was said', async (t) => {
     if (!needsQemu(t)) return;
     const pair = await startQemus(t);

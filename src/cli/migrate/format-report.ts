@@ -41,7 +41,7 @@ function figures(report: MigrationReport): string[] {
   );
   add('sent', transferred(report));
   add('  in precopy', sized(report.precopyBytes));
-  add('  while it stood still', sized(report.downtimeBytes));
+  add('  while it stood still', report.downtimeBytes ? sized(report.downtimeBytes) : undefined);
   add('  in postcopy', report.postcopyBytes ? sized(report.postcopyBytes) : undefined);
   add('page requests', report.pageRequests ? formatCount(report.pageRequests) : undefined);
   add('waited for pages', report.blocktimeMs === undefined ? undefined : formatMs(report.blocktimeMs));

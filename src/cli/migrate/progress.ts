@@ -33,7 +33,7 @@ export class MigrationProgress implements MigrationListener {
   onProgress(status: string, info: MigrateInfo, atMs: number): void {
     if (this.#output.isTTY !== true || atMs < this.#nextAtMs) return;
     this.#nextAtMs = atMs + PROGRESS_MS;
-    const width = (this.#output.columns ?? 80) - 1;
+    const width = (this.#output.columns || 80) - 1;
     this.#output.write(CLEAR_LINE + `${formatTime(atMs)}  ${formatProgress(status, info)}`.slice(0, width));
     this.#isLineOpen = true;
   }
