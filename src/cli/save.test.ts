@@ -20,13 +20,14 @@ test('parseSaveOptions() takes the defaults', () => {
 
 test('parseSaveOptions() takes every option', () => {
   const { socket, ...rest } = parse({
-    ...{ overwrite: true, quit: true, background: true, maxBandwidth: '1.5G', downtimeLimit: '50' },
+    ...{ overwrite: true, quit: true, maxBandwidth: '1.5G', downtimeLimit: '50' },
     ...{ via: 'tcp:0.0.0.0:4444', connect: 'tcp:192.0.2.1:4444' },
   });
   assert.deepEqual(socket, { via: 'tcp:0.0.0.0:4444', connect: 'tcp:192.0.2.1:4444' });
   assert.equal(rest.overwrite, true);
-  assert.equal(rest.isBackground, true);
   assert.equal(rest.afterwards, 'quit');
+  assert.equal(parse({ background: true }).isBackground, true);
+  assert.equal(parse({ background: true, quit: true }).afterwards, 'quit');
   assert.equal(rest.maxBytesPerSecond, 1.5 * 2 ** 30);
   assert.equal(rest.downtimeLimitMs, 50);
   assert.equal(parse({ keepRunning: true }).afterwards, 'run');
@@ -37,6 +38,8 @@ test('parseSaveOptions() takes every option', () => {
 test('parseSaveOptions() refuses what makes no sense', () => {
   const refused: readonly [object, RegExp][] = [
     [{ quit: true, keepRunning: true }, /do not go together/],
+    [{ background: true, maxBandwidth: '1G' }, /heeds no limit/],
+    [{ background: true, downtimeLimit: '1' }, /no last pass/],
     [{ maxBandwidth: 'fast' }, /^--max-bandwidth: Size must be/],
     [{ maxBandwidth: '0' }, /^--max-bandwidth: must be more than nothing/],
     [{ downtimeLimit: '1.5' }, /^--downtime-limit: must be a whole number/],

@@ -3,11 +3,13 @@
  */
 import type { Command } from 'commander';
 import { parseSize } from '../monitor/parse-quantity.ts';
+import { parseQmpAddress } from '../qemu/qmp-address.ts';
 import { checkSocketWishes } from '../save/migration-socket.ts';
 import { Save, type SaveOptions, type SaveProgress } from '../save/save.ts';
 import { formatSaveReport } from '../save/save-report.ts';
+import { SnapshotError } from '../snapshot/snapshot-error.ts';
 import { formatBytes, formatBytesPerSecond, formatCount } from '../telemetry/format.ts';
-import { endProcess, endProcessNow } from './end-process.ts';
+import { endProcess, endProcessNow, printMessage } from './end-process.ts';
 import { UsageError } from './usage-error.ts';
 
 interface SaveCommandOptions {
@@ -41,6 +43,8 @@ Examples:
 const MIB = 2 ** 20;
 const MAX_DOWNTIME_MS = 2_000_000;
 const PROGRESS_MS = 1000;
+const WAITS_FOR_BACKGROUND =
+  'gives up when QEMU has sent everything: the guest of some versions hangs if a save in the background is cut off';
 const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
 
 /** Adds the command to the program. */
@@ -84,11 +88,13 @@ async function save(path: string, options: SaveCommandOptions): Promise<number> 
     signal: abort.signal,
   });
   const onSignal = () => {
-    if (abort.signal.aborted) {
+    if (!abort.signal.aborted) {
+      abort.abort();
+      if (options.background) printMessage(WAITS_FOR_BACKGROUND);
+    } else if (!options.background) {
       running.cleanUpNow();
       endProcessNow(1);
     }
-    abort.abort();
   };
   for (const signal of SIGNALS) process.on(signal, onSignal);
   try {
@@ -98,6 +104,11 @@ async function save(path: string, options: SaveCommandOptions): Promise<number> 
       `${options.json ? JSON.stringify(report, undefined, 2) : formatSaveReport(report)}\n`,
     );
     return 0;
+  } catch (error) {
+    if (error instanceof SnapshotError && error.code === 'EXISTS' && !options.overwrite) {
+      throw new Error(`${error.message} (--overwrite replaces it)`, { cause: error });
+    }
+    throw error;
   } finally {
     line.clear();
     for (const signal of SIGNALS) process.off(signal, onSignal);
@@ -110,10 +121,19 @@ export function parseSaveOptions(
   options: SaveCommandOptions,
 ): Omit<SaveOptions, 'onProgress' | 'signal'> {
   if (path === '') throw new UsageError('The name of the file is empty');
+  if (options.background && options.maxBandwidth !== undefined) {
+    throw new UsageError(
+      '--background and --max-bandwidth do not go together: QEMU heeds no limit in the background',
+    );
+  }
+  if (options.background && options.downtimeLimit !== undefined) {
+    throw new UsageError('--background and --downtime-limit do not go together: there is no last pass');
+  }
   if (options.quit && options.keepRunning)
     throw new UsageError('--quit and --keep-running do not go together');
   const socket = { via: options.via, connect: options.connect };
   given(() => checkSocketWishes(socket));
+  given(() => parseQmpAddress(options.qmp), '--qmp: ');
   return {
     qmp: options.qmp,
     path,

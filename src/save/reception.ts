@@ -7,12 +7,14 @@ import { MessageChannel, receiveMessageOnPort, type Worker } from 'node:worker_t
 import { closeFd } from '../linux/fd.ts';
 import { closeEventfd, createEventfd, signalEventfd } from '../linux/poll.ts';
 import type { ReceivedCounts } from '../snapshot/snapshot-receiver.ts';
-import type { SaveNotice, SaveOrder } from '../threads/messages.ts';
+import type { SaveNotice, SaveOrder, SaveThreadData } from '../threads/messages.ts';
 import { startSaveThread } from '../threads/start-threads.ts';
 import type { Channel } from '../transport/channel.ts';
 
 export type SavedNotice = Extract<SaveNotice, { kind: 'saved' }>;
 export type FailedNotice = Extract<SaveNotice, { kind: 'failed' }>;
+
+export type ReceptionTarget = Pick<SaveThreadData, 'path' | 'overwrite' | 'mustDrain'>;
 
 export class Reception extends EventEmitter<{ change: [] }> {
   /** Resolves when the thread has ended and the descriptor is closed. */
@@ -29,8 +31,7 @@ export class Reception extends EventEmitter<{ change: [] }> {
   #outcome: SavedNotice | FailedNotice | undefined;
   #death: Error | undefined;
 
-  /** @param target the file, and whether it may replace one */
-  constructor(channel: Channel, target: { readonly path: string; readonly overwrite: boolean }) {
+  constructor(channel: Channel, target: ReceptionTarget) {
     super();
     const orders = new MessageChannel();
     const { hasReturnPath } = channel;

@@ -7,6 +7,9 @@
  *
  * Nobody but the source ever runs the guest, so that it may always be told to go on. Whatever happens, it is as it was
  * before, or as it was asked to be; and there is a whole file, or none.
+ *
+ * QEMU 7.2 leaves memory write-protected when a save in the background is cancelled or cut off, and its guest then waits for
+ * ever at its next write. So such a migration is always let run to its end, also when nothing of it is wanted any more.
  */
 import { statSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -130,8 +133,8 @@ export class Save {
     try {
       await settings.apply();
       const channel = await this.#startMigration();
-      const { path, overwrite } = this.#options;
-      this.#reception = new Reception(channel, { path, overwrite });
+      const { path, overwrite, isBackground } = this.#options;
+      this.#reception = new Reception(channel, { path, overwrite, mustDrain: isBackground });
       return await this.#watch(this.#reception);
     } catch (error) {
       const saved = await this.#giveUp();
@@ -249,7 +252,8 @@ export class Save {
   async #giveUp(): Promise<SavedNotice | undefined> {
     try {
       // Before the connection is cut: a source that is told so calls it cancelled, not failed.
-      if (this.#options.signal.aborted) await this.#machine.cancelMigration();
+      const { signal, isBackground } = this.#options;
+      if (signal.aborted && !isBackground) await this.#machine.cancelMigration();
     } catch (error) {
       if (!(error instanceof QmpConnectionError)) throw error;
     }
@@ -261,10 +265,10 @@ export class Save {
 
   /** Brings guest and settings back to what they were. @returns the error with what became of the guest */
   async #undo(error: unknown, settings: SourceSettings): Promise<unknown> {
-    let reason = reasonOf(error);
+    let reason = error instanceof LostSourceError ? describeLoss(error.message) : reasonOf(error);
     let guest: string;
     try {
-      const info = await this.#machine.untilEnded(error instanceof LostSourceError ? CONNECTION_GRACE_MS : 0);
+      const info = await this.#machine.untilEnded(this.#graceMs(error));
       if (error instanceof LostSourceError) reason = describeLoss(error.message, info);
       guest = await this.#bringGuestBack();
       await settings.giveBack();
@@ -272,6 +276,12 @@ export class Save {
       guest = this.#describeUnknownGuest(later);
     }
     return reason === undefined ? error : new SaveError(`${reason}. ${guest}`, { cause: error });
+  }
+
+  /** How long a migration may go on after it is known that nothing comes of it. */
+  #graceMs(error: unknown): number {
+    if (this.#options.isBackground) return Number.POSITIVE_INFINITY;
+    return error instanceof LostSourceError ? CONNECTION_GRACE_MS : 0;
   }
 
   async #bringGuestBack(): Promise<string> {
@@ -374,7 +384,7 @@ function reasonOf(error: unknown): string | undefined {
   return isKnown ? error.message : undefined;
 }
 
-function describeLoss(reason: string, info: SourceInfo | undefined): string {
+function describeLoss(reason: string, info?: SourceInfo): string {
   if (info?.status === 'cancelled') return 'The migration was cancelled at the monitor of QEMU';
   const description = info?.['error-desc'];
   if (description !== undefined) return `QEMU has given the migration up: ${description}`;

@@ -189,6 +189,8 @@ export interface SaveThreadData {
   readonly wakeFd: number;
   readonly path: string;
   readonly overwrite: boolean;
+  /** The stream is read to its end also when there will be no file. */
+  readonly mustDrain: boolean;
 }
 
 /** From the main thread to a thread that saves. */

@@ -53,6 +53,7 @@ const receiver = new SnapshotReceiver({
 
 let progressAtMs = 0;
 let isFinishing = false;
+let isAtEnd = false;
 
 try {
   save();
@@ -64,7 +65,8 @@ try {
 } finally {
   // Also if this thread dies: no file is left that looks like one to come, and no source that waits for us.
   receiver.abandon();
-  linger();
+  if (data.mustDrain) drain();
+  else linger();
   closeFd(data.fd);
   notify({ kind: 'channel-closed' });
 }
@@ -109,7 +111,6 @@ function read(): boolean {
   const free = receiver.free();
   const address = Number(buffer.address) + free.byteOffset - buffer.bytes.byteOffset;
   let filledBytes = 0;
-  let isAtEnd = false;
   while (filledBytes < free.length) {
     const count = readSome(address + filledBytes, free.length - filledBytes);
     if (count === WOULD_BLOCK) break;
@@ -182,6 +183,20 @@ function describe(error: unknown): { cause: SaveFailureCause; message: string } 
   if (error instanceof SnapshotError) return { cause: 'file', message: error.message };
   if (error instanceof StreamError) return { cause: 'stream', message: error.message };
   throw error;
+}
+
+/** Lets the source send the rest, and forgets it. */
+function drain(): void {
+  polls.set(0, data.fd, PollEvent.IN);
+  polls.set(1, -1, 0);
+  try {
+    while (!isAtEnd) {
+      polls.wait(-1);
+      isAtEnd = readInto(data.fd, buffer.address, BUFFER_BYTES) === 0;
+    }
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error; // The source is gone.
+  }
 }
 
 /**

@@ -4,7 +4,7 @@
  * mapped-ram is of QEMU 9 and later; streams are read of the older one as well.
  */
 import assert from 'node:assert/strict';
-import { closeSync, constants, openSync, readFileSync, readSync, statSync } from 'node:fs';
+import { closeSync, constants, openSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
 import { checkGuest } from '../../src/machine/guest-check.ts';
@@ -14,8 +14,8 @@ import { openSnapshot } from '../../src/snapshot/open-snapshot.ts';
 import type { Snapshot } from '../../src/snapshot/snapshot.ts';
 import { SnapshotWriter } from '../../src/snapshot/snapshot-writer.ts';
 import { CapturedStream } from '../support/captured-stream.ts';
-import { atEnd } from '../support/cleanup.ts';
 import { skipUnless } from '../support/requirements.ts';
+import { memoryOf, openForTest } from '../support/snapshot-memory.ts';
 import { tempFolder } from '../support/temp-folder.ts';
 import { assertOneGuest } from '../support/ticks.ts';
 import { NEWER_QEMU, needsNewerQemu, needsQemu, Qemu, type QemuOptions } from './qemu.ts';
@@ -44,28 +44,9 @@ async function save(source: Qemu, uri: string): Promise<void> {
   assert.equal(await source.migrationEnd(), 'completed', source.describe());
 }
 
-function open(t: TestContext, path: string, offset = 0): Snapshot {
-  const snapshot = openSnapshot(path, { offset });
-  atEnd(t, () => snapshot.close());
-  return snapshot;
-}
-
-/** A block as it was, its zero pages included. */
-function contentOf({ fd, blocks }: Snapshot, index: number): Buffer {
-  const { hasContent, fileOffsetOf, lengthBytes } = blocks[index]!;
-  const content = Buffer.alloc(lengthBytes);
-  hasContent.forEachRun((first, count) => {
-    for (let page = first; page < first + count; page++) {
-      const at = page * TARGET_PAGE_BYTES;
-      assert.equal(readSync(fd, content, at, TARGET_PAGE_BYTES, fileOffsetOf(page)), TARGET_PAGE_BYTES);
-    }
-  });
-  return content;
-}
-
 /** The snapshot has the memory of the guest, which stands still, and it is one guest's. */
 async function assertMemory(snapshot: Snapshot, source: Qemu): Promise<void> {
-  const ram = contentOf(snapshot, 0);
+  const ram = memoryOf(snapshot, 0);
   const memory = await source.saveMemory(MEMORY_MIB * 2 ** 20);
   assert.equal(ram.length, memory.length);
   assert.ok(ram.subarray(LOW_BYTES).equals(memory.subarray(LOW_BYTES)), 'RAM is what the guest has');
@@ -125,7 +106,7 @@ suite('snapshots and QEMU', { timeout: 240_000 }, () => {
       const path = join(folder, 'saved');
       const source = await Qemu.start(t, folder, { ...options, capabilities: mappedRam });
       await save(source, `file:${path}`);
-      const snapshot = open(t, path);
+      const snapshot = openForTest(t, path);
       assert.equal(snapshot.format, 'mapped-ram');
       assert.match(snapshot.machineType, machine === 'pc' ? /^pc-i440fx-\d/ : /^pc-q35-\d/);
       assert.equal(snapshot.blocks[0]?.idstr, 'pc.ram');
@@ -140,7 +121,7 @@ suite('snapshots and QEMU', { timeout: 240_000 }, () => {
       const source = await Qemu.start(t, folder, { ...options, name: 'source' });
       await save(source, `exec:cat > ${folder}/stream`);
       writeSnapshot(path, readFileSync(join(folder, 'stream')));
-      await assertMemory(open(t, path), source);
+      await assertMemory(openForTest(t, path), source);
       assert.ok(statSync(path).blocks * 512 < statSync(path).size / 2, 'it is sparse');
       const capabilities = { ...mappedRam, multifd: machine === 'q35' };
       await assertLoads(t, folder, source, { ...options, capabilities, incoming: `file:${path}` });
@@ -160,7 +141,7 @@ suite('snapshots and QEMU', { timeout: 240_000 }, () => {
       });
       await save(source, `file:${path},offset=12345`);
       assert.throws(() => openSnapshot(path), { code: 'NOT_A_SNAPSHOT' });
-      await assertMemory(open(t, path, 12345), source);
+      await assertMemory(openForTest(t, path, 12345), source);
     });
   }
 
@@ -177,7 +158,7 @@ suite('snapshots and QEMU', { timeout: 240_000 }, () => {
     });
     await save(source, `exec:cat > ${folder}/stream`);
     writeSnapshot(path, readFileSync(join(folder, 'stream')));
-    const snapshot = open(t, path);
+    const snapshot = openForTest(t, path);
     assert.equal(Buffer.from(snapshot.uuid ?? []).toString('hex'), uuid.replaceAll('-', ''));
     const incoming = `file:${path}`;
     await assertLoads(t, folder, source, { ...newer, ...options, capabilities: mappedRam, incoming });
@@ -190,7 +171,7 @@ suite('snapshots and QEMU', { timeout: 240_000 }, () => {
     const source = await Qemu.start(t, folder, { memoryMib: MEMORY_MIB, guest: 'random' });
     await save(source, `exec:cat > ${path}`);
     for (const time of ['first', 'second']) {
-      const snapshot = open(t, path);
+      const snapshot = openForTest(t, path);
       assert.equal(snapshot.format, 'stream', time);
       await assertMemory(snapshot, source);
     }
