@@ -453,7 +453,10 @@ export class MigrationDriver {
   /** A destination that still waits listens where it was told to, and another attempt needs that. */
   async #leavePath(outcome: Outcome): Promise<void> {
     const listenUri = this.#path?.listenUri;
-    if (listenUri === undefined) return;
+    if (listenUri === undefined) {
+      this.#path?.remove();
+      return;
+    }
     const destination = this.#destination;
     const isWaiting = () =>
       !destination.isGone &&

@@ -2,6 +2,7 @@
  * When a migration is told to switch to postcopy: after a time, or when precopy gets nowhere. It is told once.
  */
 import { QmpCommandError } from '../qemu/qmp-client.ts';
+import { formatMs } from '../telemetry/format.ts';
 import { judgeConvergence, type Round } from './judge-convergence.ts';
 import type { MigrateInfo, WatchedMachine } from './watched-machine.ts';
 
@@ -33,7 +34,7 @@ export class PostcopySwitch {
   isDue(info: MigrateInfo, atMs: number): string | undefined {
     if (this.asked !== undefined) return undefined;
     if (this.#plan.kind === 'after') {
-      return atMs >= this.#plan.afterMs ? `${this.#plan.afterMs} ms are over` : undefined;
+      return atMs >= this.#plan.afterMs ? `it was to be after ${formatMs(this.#plan.afterMs)}` : undefined;
     }
     if (this.#plan.kind === 'never') return undefined;
     this.#noteRound(info);

@@ -73,9 +73,22 @@ test('recover() first makes a side notice that the connection is lost', async (t
     rig[late].commands['migrate-pause'] = () => rig[late].enter('postcopy-paused');
     rig.source.commands['migrate'] = () => goOn(rig);
     await sleep(50);
-    assert.deepEqual(await rig.recover(), { kind: 'recovered' });
+    assert.deepEqual(await rig.recover({ noticeMs: 20 }), { kind: 'recovered' });
     assert.equal(rig[late].calls[0], '!migrate-pause {}');
   }
+});
+
+test('recover() leaves a side time to notice by itself, and takes no offence if it has', async (t) => {
+  const rig = await paused(t);
+  rig.source.enter('postcopy-active');
+  rig.source.commands['migrate-pause'] = () => {
+    rig.source.enter('postcopy-paused');
+    throw 'it is paused already';
+  };
+  rig.source.commands['migrate'] = () => goOn(rig);
+  await sleep(50);
+  assert.deepEqual(await rig.recover({ noticeMs: 100 }), { kind: 'recovered' });
+  assert.equal(rig.lines.length, 1);
 });
 
 test('recover() tries again after a refusal, also where a destination takes its command only once', async (t) => {

@@ -19,6 +19,8 @@ const ATTEMPT_MS = 15_000;
 /** How long the source may stay paused after it was told to connect: some versions do not tell that it has failed. */
 const CONNECT_MS = 3000;
 const COMMAND_TIMEOUT_MS = 5000;
+/** How long a side may take to notice by itself that its connection is lost. */
+const NOTICE_MS = 1000;
 
 export type RecoveryEnd =
   /** Pages come again, or all have come. */
@@ -30,6 +32,8 @@ export interface RecoveryOptions {
   readonly source: WatchedMachine;
   readonly destination: WatchedMachine;
   readonly limitMs: number;
+  /** How long a side may take to notice by itself that its connection is lost; a second unless given. */
+  readonly noticeMs?: number;
   /** Why it cannot be done at all, if so. */
   readonly whyNot: string | undefined;
   /** Where the destination shall listen; a new address each time, if it need not be one that others know. */
@@ -82,6 +86,7 @@ class Attempts {
   /** Something to tell since the last step. */
   news: string | undefined;
   readonly #options: RecoveryOptions;
+  readonly #beganToRecoverAtMs = performance.now();
   #failures = 0;
   #nextAtMs = 0;
   /** Since when the attempt under way has been. */
@@ -126,7 +131,8 @@ class Attempts {
       [destination, source],
     ] as const) {
       if (machine.status !== 'postcopy-active' || other.status !== 'postcopy-paused') continue;
-      await machine.execute('migrate-pause', {}, { timeoutMs: COMMAND_TIMEOUT_MS, isUrgent: true });
+      const { noticeMs = NOTICE_MS } = this.#options;
+      if (performance.now() - this.#beganToRecoverAtMs >= noticeMs) await pause(machine);
       return false;
     }
     return source.status === 'postcopy-paused' && destination.status === 'postcopy-paused';
@@ -163,12 +169,8 @@ class Attempts {
   async #breakOff(): Promise<void> {
     this.#fail(`the attempt has not come to an end within ${ATTEMPT_MS / 1000} s`);
     for (const machine of [this.#options.source, this.#options.destination]) {
-      if (!isRecovering(machine.status)) continue;
-      try {
-        await machine.execute('migrate-pause', {}, { timeoutMs: COMMAND_TIMEOUT_MS, isUrgent: true });
-      } catch {
-        // Versions before 9.1 cannot: the attempt then ends when its connection does.
-      }
+      // Versions before 9.1 refuse: the attempt then ends when its connection does.
+      if (isRecovering(machine.status)) await pause(machine);
     }
   }
 
@@ -179,6 +181,15 @@ class Attempts {
     const waitMs = pauseMs(this.#failures);
     this.#nextAtMs = performance.now() + waitMs;
     this.news = `attempt ${this.#failures} has failed: ${why}; the next one in ${waitMs / 1000} s`;
+  }
+}
+
+/** Makes a side give its connection up. One that refuses has done so already, or cannot. */
+async function pause(machine: WatchedMachine): Promise<void> {
+  try {
+    await machine.execute('migrate-pause', {}, { timeoutMs: COMMAND_TIMEOUT_MS, isUrgent: true });
+  } catch (error) {
+    if (!(error instanceof QmpCommandError)) throw error;
   }
 }
 

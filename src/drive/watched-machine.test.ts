@@ -40,6 +40,15 @@ test('WatchedMachine tells each state once, by event or by answer, and lets no o
   assert.equal(machine.hasRun, true);
 });
 
+test('WatchedMachine takes a destination that listens again for what it is: paused', async (t) => {
+  const [fake, machine] = await watched(t);
+  fake.info = { status: 'postcopy-paused' };
+  await machine.refresh(1000);
+  fake.emit('MIGRATION', { status: 'setup' });
+  await machine.refresh(1000);
+  assert.equal(machine.status, 'postcopy-paused');
+});
+
 test('WatchedMachine asks again at once when an event tells of a change', async (t) => {
   const [fake, machine] = await watched(t);
   machine.watch();

@@ -205,6 +205,8 @@ export class WatchedMachine extends EventEmitter<WatchedMachineEvents> {
 
   #setStatus(status: string): void {
     if (status === this.status) return;
+    // A destination of 7.2 says so when it listens again; it is paused still.
+    if (status === 'setup' && this.status.startsWith('postcopy-')) return;
     this.status = status;
     this.emit('status', status);
     this.emit('change');

@@ -45,8 +45,12 @@ function figures(report: MigrationReport): string[] {
   add('  in postcopy', report.postcopyBytes ? sized(report.postcopyBytes) : undefined);
   add('page requests', report.pageRequests ? formatCount(report.pageRequests) : undefined);
   add('waited for pages', report.blocktimeMs === undefined ? undefined : formatMs(report.blocktimeMs));
-  add('recovered', report.recoveries === 0 ? undefined : `${report.recoveries} time(s)`);
+  add('recovered', report.recoveries === 0 ? undefined : times(report.recoveries));
   return lines;
+}
+
+function times(count: number): string {
+  return count === 1 ? 'once' : `${count} times`;
 }
 
 function side(side: SideReport | undefined): string | undefined {
