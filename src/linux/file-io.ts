@@ -16,6 +16,10 @@ const AT_FDCWD = -100;
 const RENAME_NOREPLACE = 1;
 const IOVEC_BYTES = 16;
 
+const MFD_CLOEXEC = 1;
+
+const memfdCall = libc.func('int memfd_create(const char *name, unsigned int flags)');
+const fdatasyncCall = libc.func('int fdatasync(int fd)');
 const preadCall = libc.func('intptr_t pread(int fd, uintptr_t address, size_t length, int64_t offset)');
 const pwritevCall = libc.func('intptr_t pwritev(int fd, uintptr_t ranges, int count, int64_t offset)');
 const fallocateCall = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
@@ -148,4 +152,14 @@ export function renameNoReplace(oldPath: string, newPath: string): boolean {
   if (errno === Errno.EINVAL || errno === Errno.ENOSYS) return false;
   checked(result, 'renameat2', newPath);
   return true;
+}
+
+/** `memfd_create`: a file in memory, without a name anywhere. @param name for /proc */
+export function createMemoryFile(name: string): number {
+  return checked(memfdCall(name, MFD_CLOEXEC), 'memfd_create', name);
+}
+
+/** `fdatasync(fd)`: what was written to the file survives a crash of the host. */
+export function syncFileData(fd: number): void {
+  checked(fdatasyncCall(fd), 'fdatasync', String(fd));
 }

@@ -39,6 +39,7 @@ function errorName(errno: number): string {
 export const Errno = {
   EINTR: 4,
   EAGAIN: 11,
+  EACCES: 13,
   EEXIST: 17,
   EINVAL: 22,
   ENOSYS: 38,

@@ -6,6 +6,7 @@ import { lastErrno, libc, SyscallError } from './libc.ts';
 
 const PROT_READ_WRITE = 3;
 const MAP_PRIVATE_ANONYMOUS = 0x22;
+const MAP_SHARED = 1;
 
 /** How a range will be used; values of `madvise(2)`. */
 export const Advice = {
@@ -30,7 +31,7 @@ export function hostPageBytes(): number {
   return Number(sysconfCall(_SC_PAGESIZE));
 }
 
-/** Private anonymous memory, zero, not yet backed by pages. */
+/** Mapped memory. */
 export interface Mapping {
   readonly address: bigint;
   readonly bytes: Uint8Array;
@@ -38,8 +39,23 @@ export interface Mapping {
   unmap(): void;
 }
 
+/** Private anonymous memory, zero, not yet backed by pages. */
 export function mapAnonymous(lengthBytes: number): Mapping {
-  const result = BigInt(mmapCall(0, lengthBytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0));
+  return map(lengthBytes, MAP_PRIVATE_ANONYMOUS, -1);
+}
+
+/**
+ * The start of a file as memory, shared with every process that maps it. What is written to a page that has no room on disk
+ * yet, or that the file has lost, ends the process with SIGBUS.
+ *
+ * @param fd open for reading and writing; may be closed afterwards
+ */
+export function mapShared(fd: number, lengthBytes: number): Mapping {
+  return map(lengthBytes, MAP_SHARED, fd);
+}
+
+function map(lengthBytes: number, flags: number, fd: number): Mapping {
+  const result = BigInt(mmapCall(0, lengthBytes, PROT_READ_WRITE, flags, fd, 0));
   if (result === -1n) throw new SyscallError('mmap', lastErrno(), `${lengthBytes} bytes`);
   let isMapped = true;
   return {
