@@ -53,6 +53,7 @@ const MAY_IMPORT = {
     'relay',
     'wire',
     'snapshot',
+    'cache',
     'save',
     'restore',
     'drive',

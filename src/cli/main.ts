@@ -27,6 +27,7 @@ const COMMANDS: Readonly<Record<string, (program: Command) => Promise<void>>> = 
   migrate: async (program) => (await import('./migrate.ts')).addMigrateCommand(program),
   save: async (program) => (await import('./save.ts')).addSaveCommand(program),
   restore: async (program) => (await import('./restore.ts')).addRestoreCommand(program),
+  serve: async (program) => (await import('./serve.ts')).addServeCommand(program),
   relay: async (program) => (await import('./relay.ts')).addRelayCommand(program),
   inspect: async (program) => (await import('./inspect.ts')).addInspectCommand(program),
   doctor: async (program) => (await import('./doctor.ts')).addDoctorCommand(program),

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type MigrateOptions, parseDurationMs, parseMigrateOptions } from './migrate-settings.ts';
+import { type MigrateOptions, parseMigrateOptions } from './migrate-settings.ts';
+import { parseDurationMs } from './parse-duration.ts';
 import { UsageError } from './usage-error.ts';
 
 const SIDES = { qmp: 'a.qmp', to: 'tcp:host-b:4000', recoverFor: '10m', monitorTimeout: '30s' };

@@ -7,6 +7,7 @@ import type { ParameterValue, Wish } from '../drive/settings.ts';
 import { parseSize, parseSwitch } from '../monitor/parse-quantity.ts';
 import { formatQmpAddress, parseQmpAddress } from '../qemu/qmp-address.ts';
 import { parseMigrationUri } from '../transport/parse-uri.ts';
+import { parseDurationMs } from './parse-duration.ts';
 import { UsageError } from './usage-error.ts';
 
 /** As the command line gave them. */
@@ -60,20 +61,6 @@ export function parseMigrateOptions(options: MigrateOptions): MigrationPlan {
       atLeastASecond(parseDurationMs(options.monitorTimeout, 's')),
     ),
   };
-}
-
-/**
- * `500ms`, `1.5s`, `10m` or `1h`, in milliseconds.
- *
- * @param unit of a bare number
- * @throws {RangeError} if the text is no duration
- */
-export function parseDurationMs(text: string, unit: 'ms' | 's'): number {
-  const [, digits, suffix = unit] = /^(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h)?$/.exec(text) ?? [];
-  const scale: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
-  const ms = Number(digits) * (scale[suffix] ?? Number.NaN);
-  if (!Number.isFinite(ms)) throw new RangeError(`must be a time such as 500ms, 1.5s or 10m, got "${text}"`);
-  return Math.round(ms);
 }
 
 function monitor(option: string, text: string | undefined): string {

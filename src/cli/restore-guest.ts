@@ -1,13 +1,20 @@
 /**
  * What `postcopy restore` does: from the options of the command line to the end of QEMU.
  */
+import { defaultCacheFolder } from '../cache/cache-folder.ts';
 import { parseSize } from '../monitor/parse-quantity.ts';
 import { shellExitCode } from '../qemu/qemu-process.ts';
+import { openRemoteSnapshot, type RemoteSnapshot } from '../restore/remote-snapshot.ts';
 import { LostMemoryError, type RestoreOptions, restoreInto, restoreIntoNewQemu } from '../restore/restore.ts';
 import { formatRestoreReport, type RestoreReport } from '../restore/restore-report.ts';
+import { isServerUri } from '../restore/server-uri.ts';
 import { openSnapshot } from '../snapshot/open-snapshot.ts';
-import { endProcess, endProcessNow, printMessage } from './end-process.ts';
+import { endProcess, printMessage } from './end-process.ts';
+import { parseDurationMs } from './parse-duration.ts';
 import { UsageError } from './usage-error.ts';
+import { watchSignals } from './watch-signals.ts';
+
+const DEFAULT_RECONNECT_FOR = '5m';
 
 export interface RestoreCommandOptions {
   readonly into?: string;
@@ -17,6 +24,9 @@ export interface RestoreCommandOptions {
   readonly record?: true;
   readonly order: boolean;
   readonly maxBandwidth?: string;
+  /** A folder; false for none. */
+  readonly cache?: string | false;
+  readonly reconnectFor?: string;
   readonly json?: true;
 }
 
@@ -36,9 +46,14 @@ async function restore(
 ): Promise<number> {
   const maxBytesPerSecond = parseRate(options.maxBandwidth);
   const interrupt = new AbortController();
-  const snapshot = openSnapshot(path);
+  const stopWatching = watchSignals((signal) => interrupt.abort(signal));
+  const remote = isServerUri(path)
+    ? await openRemote(path, maxBytesPerSecond, options, interrupt.signal)
+    : undefined;
+  const snapshot = remote ?? openSnapshot(path);
   const restoreOptions: RestoreOptions = {
     snapshot,
+    remote,
     isFull: options.full === true,
     shouldRun: options.running ? true : options.paused ? false : undefined,
     isRecording: options.record === true,
@@ -47,7 +62,6 @@ async function restore(
     onMessage: printMessage,
     signal: interrupt.signal,
   };
-  const stopWatching = watchSignals((signal) => interrupt.abort(signal));
   try {
     if (options.into !== undefined) {
       tell(await restoreInto(options.into, restoreOptions), options);
@@ -55,6 +69,8 @@ async function restore(
     }
     const { qemu, report } = await restoreIntoNewQemu(command, restoreOptions);
     tell(report, options);
+    // All is here: what was fetched is made safe on disk while the guest runs.
+    void snapshot.close();
     stopWatching();
     // From here on it is QEMU that the terminal and the signals are for.
     const forget = watchSignals((signal) => qemu.signal(signal));
@@ -64,12 +80,30 @@ async function restore(
   } catch (error) {
     if (!(error instanceof LostMemoryError) || error.qemu === undefined) throw error;
     printMessage(error.message);
+    void snapshot.close();
     await error.qemu.exited;
     return 1;
   } finally {
     stopWatching();
-    snapshot.close();
+    await snapshot.close();
   }
+}
+
+async function openRemote(
+  uri: string,
+  maxBytesPerSecond: number,
+  options: RestoreCommandOptions,
+  signal: AbortSignal,
+): Promise<RemoteSnapshot> {
+  return await openRemoteSnapshot({
+    uri,
+    cacheFolder: options.cache === false ? undefined : (options.cache ?? defaultCacheFolder()),
+    maxBytesPerSecond,
+    usesOrder: options.order && !options.record && !options.full,
+    reconnectForMs: parseDurationMs(options.reconnectFor ?? DEFAULT_RECONNECT_FOR, 's'),
+    onMessage: printMessage,
+    signal,
+  });
 }
 
 function tell(report: RestoreReport, { json }: RestoreCommandOptions): void {
@@ -84,18 +118,4 @@ function parseRate(text: string | undefined): number {
   } catch (error) {
     throw new UsageError(`--max-bandwidth: ${(error as Error).message}`);
   }
-}
-
-/** The second signal ends this process at once. @returns a function that stops watching */
-function watchSignals(onSignal: (signal: NodeJS.Signals) => void): () => void {
-  let count = 0;
-  const handler = (signal: NodeJS.Signals) => {
-    if (++count > 1) endProcessNow(130);
-    onSignal(signal);
-  };
-  const signals = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
-  for (const signal of signals) process.on(signal, handler);
-  return () => {
-    for (const signal of signals) process.off(signal, handler);
-  };
 }

@@ -102,6 +102,7 @@ class Rig {
   nowMs = 1000;
   isFull = false;
   arrivals = 0;
+  resumptions = 0;
   readonly stored = new Map<string, number>();
   readonly #options: RigOptions;
   readonly #out: Uint8Array[] = [];
@@ -113,6 +114,7 @@ class Rig {
       identified: (snapshot) => {
         this.snapshot = snapshot;
       },
+      resumed: () => this.resumptions++,
       pagesArrived: () => this.arrivals++,
       send: (message) => this.#out.push(message),
     });
@@ -246,7 +248,7 @@ test('Fetcher goes on in another session with what it lacks, what the guest wait
   assert.equal(rig.server.sent[0], '1:19');
   assert.equal(rig.server.sent.length, CONTENT_PAGES - arrived.size);
   assert.ok(rig.fetcher.isComplete);
-  assert.equal(rig.fetcher.info().sessions, 2);
+  assert.deepEqual([rig.fetcher.info().sessions, rig.resumptions], [2, 1]);
 });
 
 test('Fetcher refuses a server that has another snapshot', () => {

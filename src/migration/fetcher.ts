@@ -59,6 +59,8 @@ export interface FetchStore {
 export interface FetcherEffects {
   /** The first session knows the snapshot; answered by `setStore`. */
   identified(snapshot: PulledSnapshot): void;
+  /** Another session goes on where one was lost. */
+  resumed(): void;
   /** More pages are available, or one that was asked for was already. */
   pagesArrived(): void;
   send(message: Uint8Array): void;
@@ -265,6 +267,7 @@ export class Fetcher {
         'The server has another snapshot now than the one this guest was started from',
       );
     }
+    this.#effects.resumed();
     for (const key of this.#waiting.keys()) {
       this.#askWaiting(Math.floor(key / PAGES_PER_BLOCK), key % PAGES_PER_BLOCK);
     }

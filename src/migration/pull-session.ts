@@ -211,7 +211,8 @@ export class PullSession {
     }
     const { machineType, uuid } = this.#configuration;
     const known = {
-      ...{ machineType, uuid, deviceSections, content: this.#content, ramSectionId: this.#ramSectionId },
+      uuid: uuid && Uint8Array.from(uuid),
+      ...{ machineType, deviceSections, content: this.#content, ramSectionId: this.#ramSectionId },
       blocks: this.#blocks.map(({ idstr, lengthBytes, pageSizeBytes }) => ({
         idstr,
         lengthBytes,

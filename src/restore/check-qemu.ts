@@ -5,8 +5,8 @@
  */
 
 import type { QmpClient } from '../qemu/qmp-client.ts';
-import type { Snapshot } from '../snapshot/snapshot.ts';
 import { formatBytes } from '../telemetry/format.ts';
+import type { SendableSnapshot } from './snapshot-source.ts';
 
 /** The QEMU is another machine, or not in a state to take a guest; the text says what to change. */
 export class WrongQemuError extends Error {
@@ -17,7 +17,7 @@ export class WrongQemuError extends Error {
 const MAIN_RAM_NAMES = ['pc.ram', 'ram', 'mach-virt.ram'];
 
 /** @throws {WrongQemuError} */
-export async function checkQemu(qmp: QmpClient, snapshot: Snapshot): Promise<void> {
+export async function checkQemu(qmp: QmpClient, snapshot: SendableSnapshot): Promise<void> {
   const { status } = await qmp.execute<{ status: string }>('query-status');
   if (status !== 'inmigrate')
     throw new WrongQemuError(`QEMU does not wait for a migration, it is "${status}"`);
@@ -37,7 +37,7 @@ async function checkMachineType(qmp: QmpClient, wanted: string): Promise<void> {
   );
 }
 
-async function checkMemorySize(qmp: QmpClient, snapshot: Snapshot): Promise<void> {
+async function checkMemorySize(qmp: QmpClient, snapshot: SendableSnapshot): Promise<void> {
   const main = snapshot.blocks.find(({ idstr }) => MAIN_RAM_NAMES.includes(idstr));
   if (main === undefined) return;
   const { 'base-memory': here } = await qmp.execute<{ 'base-memory': number }>('query-memory-size-summary');

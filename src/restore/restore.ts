@@ -13,17 +13,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { closeFd, setNonblocking } from '../linux/fd.ts';
 import { socketPair } from '../linux/socket-pair.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import type { FetchInfo } from '../migration/fetcher.ts';
 import type { MigrationStatus } from '../migration/states.ts';
 import { describeExit, GUEST_URI, QemuProcess } from '../qemu/qemu-process.ts';
 import type { QmpEvent } from '../qemu/qmp-client.ts';
-import type { Snapshot } from '../snapshot/snapshot.ts';
 import { PageRecording } from '../threads/page-recording.ts';
 import { type Channel, FdChannel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
 import { checkQemu } from './check-qemu.ts';
+import type { RemoteSnapshot } from './remote-snapshot.ts';
 import { describeSnapshot, type RestoreReport } from './restore-report.ts';
 import { savedRunState } from './saved-run-state.ts';
-import { SnapshotSource } from './snapshot-source.ts';
+import { type SendableSnapshot, SnapshotSource } from './snapshot-source.ts';
 import {
   readTouchOrder,
   type TouchOrder,
@@ -37,7 +38,9 @@ const RECORDING_QUIET_MS = 1000;
 const EXIT_GRACE_MS = 2000;
 
 export interface RestoreOptions {
-  readonly snapshot: Snapshot;
+  readonly snapshot: SendableSnapshot;
+  /** The same, if it is on another host. */
+  readonly remote?: RemoteSnapshot | undefined;
   /** Load everything before the guest runs. */
   readonly isFull: boolean;
   /** Whether the guest is to run when it is there; undefined: as it did when it was saved. */
@@ -156,7 +159,7 @@ async function feed(
   options: RestoreOptions,
   ended: Promise<never>,
 ): Promise<RestoreReport> {
-  const { snapshot, isFull, isRecording, maxBytesPerSecond, onMessage, signal } = options;
+  const { snapshot, remote, isFull, isRecording, maxBytesPerSecond, onMessage, signal } = options;
   const order = isRecording || isFull || options.ignoresOrder ? undefined : recordedOrder(options);
   const recording = isRecording ? PageRecording.allocate(pagesOf(snapshot)) : undefined;
   if (!isFull && !channel.hasReturnPath) {
@@ -166,6 +169,11 @@ async function feed(
         'everything first with --full',
     );
   }
+  onMessage(describeSnapshot(snapshot));
+  const failed = remote?.failed ?? new Promise<never>(() => {});
+  if (isFull && remote !== undefined) {
+    await Promise.race([remote.complete, failed, notKept(remote), ended, aborted(signal)]);
+  }
   const source = new SnapshotSource(snapshot, channel, {
     isFull,
     maxBytesPerSecond,
@@ -174,12 +182,13 @@ async function feed(
     recording,
   });
   try {
-    onMessage(describeSnapshot(snapshot));
     clock.onRunning = (afterMs) => onMessage(`the guest runs, ${Math.round(afterMs)} ms after the start`);
-    const status = await Promise.race([endOf(source, clock), ended, aborted(signal)]).catch((error) => {
-      if (clock.handedOverMs === undefined) throw error;
-      throw new LostMemoryError((error as Error).message, { cause: error });
-    });
+    const status = await Promise.race([endOf(source, clock), ended, failed, aborted(signal)]).catch(
+      (error) => {
+        if (clock.handedOverMs === undefined) throw error;
+        throw new LostMemoryError((error as Error).message, { cause: error });
+      },
+    );
     if (status !== 'completed') {
       // A QEMU that refuses what it is given says why, and ends a moment after it has closed the connection.
       await Promise.race([ended, sleep(EXIT_GRACE_MS)]);
@@ -187,10 +196,19 @@ async function feed(
     }
     const info = await source.query();
     if (recording !== undefined) saveOrder(recording, options);
-    return clock.report(snapshot, info, { isFull, order, recorded: recording?.requests });
+    const fetched = await remote?.info();
+    return clock.report(snapshot, info, { isFull, order, recorded: recording?.requests, fetched });
   } finally {
     await source.close();
   }
+}
+
+/** All memory together has no other place than the cache. */
+async function notKept(remote: RemoteSnapshot): Promise<never> {
+  await remote.notKept;
+  throw new RestoreError(
+    'To load everything first it must be kept, and it is not: give --cache a folder with room, or leave out --full',
+  );
 }
 
 function endOf(source: SnapshotSource, clock: RestoreClock): Promise<MigrationStatus> {
@@ -232,9 +250,16 @@ function reason({ status, error }: SnapshotSource): string {
   return status === 'postcopy-paused' || error === undefined ? 'the connection was lost' : error;
 }
 
-function recordedOrder({ snapshot, onMessage }: RestoreOptions): TouchOrder | undefined {
+/** Beside the snapshot, or beside what is kept here of one elsewhere; undefined if nothing is kept. */
+function orderPathOf({ snapshot, remote }: RestoreOptions): string | undefined {
+  return remote === undefined ? touchOrderPath(snapshot.path) : remote.orderPath;
+}
+
+function recordedOrder(options: RestoreOptions): TouchOrder | undefined {
+  const { snapshot, onMessage } = options;
+  const path = orderPathOf(options);
   try {
-    return readTouchOrder(touchOrderPath(snapshot.path), snapshot);
+    return path === undefined ? undefined : readTouchOrder(path, snapshot);
   } catch (error) {
     if (!(error instanceof TouchOrderError)) throw error;
     onMessage(`${error.message}; it is left out`);
@@ -242,8 +267,13 @@ function recordedOrder({ snapshot, onMessage }: RestoreOptions): TouchOrder | un
   }
 }
 
-function saveOrder(recording: PageRecording, { snapshot, onMessage }: RestoreOptions): void {
-  const path = touchOrderPath(snapshot.path);
+function saveOrder(recording: PageRecording, options: RestoreOptions): void {
+  const { snapshot, onMessage } = options;
+  const path = orderPathOf(options);
+  if (path === undefined) {
+    onMessage('the order of first touches is lost: nothing is kept here of a snapshot without a cache');
+    return;
+  }
   try {
     writeTouchOrder(path, snapshot, { requests: recording.requests, runs: recording.runs() });
     onMessage(`the order of first touches is in "${path}", and is used from now on`);
@@ -261,13 +291,20 @@ function aborted(signal: AbortSignal): Promise<never> {
   });
 }
 
-function pagesOf(snapshot: Snapshot): number {
+function pagesOf(snapshot: SendableSnapshot): number {
   return snapshot.blocks.reduce((sum, { lengthBytes }) => sum + lengthBytes / TARGET_PAGE_BYTES, 0);
 }
 
 function asRestoreError(error: unknown): unknown {
   if (error instanceof RestoreError || !(error instanceof Error)) return error;
   return new RestoreError(error.message, { cause: error });
+}
+
+interface ReportedSettings {
+  readonly isFull: boolean;
+  readonly order: TouchOrder | undefined;
+  readonly recorded: number | undefined;
+  readonly fetched: FetchInfo | undefined;
 }
 
 /** When what happened, in milliseconds since the start of the restore. */
@@ -293,13 +330,9 @@ class RestoreClock {
   }
 
   report(
-    snapshot: Snapshot,
+    snapshot: SendableSnapshot,
     info: RestoreReport['migration'],
-    {
-      isFull,
-      order,
-      recorded,
-    }: { isFull: boolean; order: TouchOrder | undefined; recorded: number | undefined },
+    { isFull, order, recorded, fetched }: ReportedSettings,
   ): RestoreReport {
     return {
       snapshot: snapshot.path,
@@ -316,6 +349,7 @@ class RestoreClock {
               pages: order.runs.reduce((sum, { pageCount }) => sum + pageCount, 0),
             },
       'requests-recorded': recorded,
+      fetch: fetched,
       migration: info,
     };
   }

@@ -2,21 +2,23 @@
  * A snapshot on its way into a machine, as the main thread holds it: the thread that sends it, and what that says.
  */
 import { EventEmitter } from 'node:events';
-import { MessageChannel, type Worker } from 'node:worker_threads';
+import { MessageChannel, type MessagePort, type Worker } from 'node:worker_threads';
 import { closeFd } from '../linux/fd.ts';
 import { closeEventfd, createEventfd } from '../linux/poll.ts';
+import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { DEFAULT_CAPABILITIES } from '../migration/capabilities.ts';
 import type { MigrationInfo } from '../migration/migration-info.ts';
 import { DEFAULT_PARAMETERS } from '../migration/parameters.ts';
 import type { PageRun } from '../migration/push-order.ts';
 import type { MigrationStatus } from '../migration/states.ts';
 import type { Snapshot } from '../snapshot/snapshot.ts';
+import type { FetchedPagesData } from '../threads/fetched-pages.ts';
 import type { MigrationNotice } from '../threads/messages.ts';
 import { MigrationOrders } from '../threads/migration-orders.ts';
 import type { PageRecording } from '../threads/page-recording.ts';
 import { startSnapshotThread } from '../threads/start-threads.ts';
 import type { Channel } from '../transport/channel.ts';
-import { encodeDescriptionRecord } from '../wire/vm-description.ts';
+import { encodeDescriptionRecord, encodeVmDescription } from '../wire/vm-description.ts';
 
 export interface SnapshotSourceSettings {
   /** Everything before the guest runs, rather than pages as it needs them. */
@@ -27,6 +29,20 @@ export interface SnapshotSourceSettings {
   /** Push only when the guest has asked for nothing during so many milliseconds. */
   readonly quietBeforePushMs: number;
   readonly recording: PageRecording | undefined;
+  /** The destination asks for all that it wants (`SourceOptions.isPulled`). Default: false. */
+  readonly isPulled?: boolean;
+}
+
+/** A snapshot to send, or one that is being fetched from elsewhere. */
+export interface SendableSnapshot extends Omit<Snapshot, 'format' | 'close'> {
+  /** Of a snapshot that is being fetched; it can be sent once. */
+  readonly fetching?: {
+    readonly pages: FetchedPagesData;
+    /** Wakes whoever sends. It outlives him. */
+    readonly senderWakeFd: number;
+    /** Where he says which pages he needs. */
+    readonly demands: MessagePort;
+  };
 }
 
 export class SnapshotSource extends EventEmitter<{
@@ -38,19 +54,23 @@ export class SnapshotSource extends EventEmitter<{
   readonly #orders: MigrationOrders;
   readonly #wakeFd: number;
   readonly #fd: number;
+  /** Whether it is ours to close. */
+  readonly #ownsWakeFd: boolean;
   #status: MigrationStatus = 'none';
   #error: string | undefined;
   #isFdClosed = false;
 
   /** @param snapshot stays the caller's, and must stay open until `ended` */
-  constructor(snapshot: Snapshot, channel: Channel, settings: SnapshotSourceSettings) {
+  constructor(snapshot: SendableSnapshot, channel: Channel, settings: SnapshotSourceSettings) {
     super();
     const orders = new MessageChannel();
     const { hasReturnPath } = channel;
-    this.#wakeFd = createEventfd();
+    this.#ownsWakeFd = snapshot.fetching === undefined;
+    this.#wakeFd = snapshot.fetching?.senderWakeFd ?? createEventfd();
     this.#fd = channel.detach();
     this.#orders = new MigrationOrders(orders.port1, this.#wakeFd, (notice) => this.#heed(notice));
-    const { vmDescription } = snapshot;
+    const { vmDescription, fetching } = snapshot;
+
     this.#worker = startSnapshotThread({
       fd: this.#fd,
       hasReturnPath,
@@ -70,10 +90,16 @@ export class SnapshotSource extends EventEmitter<{
       ramSectionId: snapshot.ramSectionId,
       blocks: snapshot.blocks.map(({ data }) => data),
       deviceSections: snapshot.deviceSections,
-      description: vmDescription === undefined ? new Uint8Array() : encodeDescriptionRecord(vmDescription),
+      // QEMU waits for one behind EOF, and only passes over it: it need not describe anything.
+      description:
+        vmDescription === undefined
+          ? encodeVmDescription(TARGET_PAGE_BYTES, [])
+          : encodeDescriptionRecord(vmDescription),
       pushFirst: settings.pushFirst,
       quietBeforePushMs: settings.quietBeforePushMs,
       recordingWords: settings.recording?.words,
+      isPulled: settings.isPulled ?? false,
+      fetched: fetching === undefined ? undefined : { pages: fetching.pages, demands: fetching.demands },
     });
     this.#worker.on('error', (error) => this.#setStatus('failed', error.message));
     this.ended = new Promise((resolve) => {
@@ -121,7 +147,7 @@ export class SnapshotSource extends EventEmitter<{
 
   #giveBack(): void {
     this.#orders.end();
-    closeEventfd(this.#wakeFd);
+    if (this.#ownsWakeFd) closeEventfd(this.#wakeFd);
     if (!this.#isFdClosed) closeFd(this.#fd); // The thread died before it came to that.
   }
 }

@@ -6,6 +6,8 @@
  *   migration ◀──▶ machine thread   MachineRequest / MachineReply over a port of their own, so that the pause of the guest
  *                                   never waits for the main thread
  *
+ *   main ◀──▶ fetching thread       FetchOrder / FetchNotice; and from the source thread that sends the pages on, PageDemand
+ *
  * A migration thread sits in poll(2): whoever posts to it also signals its eventfd.
  */
 import type { MessagePort } from 'node:worker_threads';
@@ -14,14 +16,17 @@ import type { RamBlock } from '../memory/ram-block.ts';
 import type { Capabilities } from '../migration/capabilities.ts';
 import type { GuestDowntime } from '../migration/destination.ts';
 import type { DeviceSectionName } from '../migration/device-state.ts';
+import type { FetchInfo } from '../migration/fetcher.ts';
 import type { MigrationInfo } from '../migration/migration-info.ts';
 import type { Parameters } from '../migration/parameters.ts';
+import type { PulledSnapshot } from '../migration/pull-session.ts';
 import type { PageRun } from '../migration/push-order.ts';
 import type { MigrationStatus } from '../migration/states.ts';
 import type { SnapshotBlockData } from '../snapshot/snapshot.ts';
 import type { ReceivedCounts, SnapshotContents } from '../snapshot/snapshot-receiver.ts';
 import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
 import type { SharedFaultThread } from './fault-thread-control.ts';
+import type { FetchedPagesData } from './fetched-pages.ts';
 import type { SharedReturnPath } from './return-path-writer.ts';
 
 // ---- machine -----------------------------------------------------------------------------------------------
@@ -165,6 +170,66 @@ export interface SnapshotThreadData extends SourceLoopData {
   readonly quietBeforePushMs: number;
   /** Words of a `PageRecording`, if page requests are to be recorded. */
   readonly recordingWords: Int32Array | undefined;
+  /** Whether the destination asks for all that it wants (`SourceOptions.isPulled`). */
+  readonly isPulled: boolean;
+  /** If the pages are only being fetched: where they are, and where to say which are needed. */
+  readonly fetched: { readonly pages: FetchedPagesData; readonly demands: MessagePort } | undefined;
+}
+
+// ---- fetching ----------------------------------------------------------------------------------------------
+
+/** The thread that fetches a snapshot from a server. */
+export interface FetchThreadData {
+  readonly orders: MessagePort;
+  /** Signalled by whoever posts to one of the ports; it stays the main thread's. */
+  readonly wakeFd: number;
+  /** Wakes the thread that sends the pages on. */
+  readonly senderWakeFd: number;
+  /** Undefined: nothing is kept. */
+  readonly cacheFolder: string | undefined;
+  /** Of what the guest has not asked for; 0 is no limit. */
+  readonly maxBytesPerSecond: number;
+}
+
+/** From the main thread to the fetching one. */
+export type FetchOrder =
+  /** A connection to the server, the thread's from now on. */
+  | { readonly kind: 'connect'; readonly fd: number }
+  /** Answers `identified`: fetch, in this order first. Who sends the pages on says at `demands` which it needs. */
+  | { readonly kind: 'begin'; readonly first: readonly PageRun[]; readonly demands: MessagePort }
+  | { readonly kind: 'query'; readonly id: number }
+  /** Give all back and end. */
+  | { readonly kind: 'close' };
+
+/** From the fetching thread to the main thread. */
+export type FetchNotice =
+  | {
+      readonly kind: 'identified';
+      readonly snapshot: Omit<PulledSnapshot, 'blocks' | 'content'> & {
+        readonly blocks: readonly SnapshotBlockData[];
+      };
+      readonly pages: FetchedPagesData;
+      /** Path of the cache's pages; undefined if there is no cache. */
+      readonly cachePath: string | undefined;
+    }
+  /** Another session goes on where one was lost. */
+  | { readonly kind: 'resumed' }
+  /** The connection is closed. */
+  | {
+      readonly kind: 'lost';
+      readonly cause: 'connection' | 'protocol' | 'other-snapshot';
+      readonly error: string;
+    }
+  /** Pages do not go to the cache (any more); undefined: as it was asked for. */
+  | { readonly kind: 'not-kept'; readonly why: string | undefined }
+  /** All is here. */
+  | { readonly kind: 'complete' }
+  | { readonly kind: 'info'; readonly id: number; readonly info: FetchInfo };
+
+/** From the thread that sends pages on to the one that fetches them: the guest waits for this one. */
+export interface PageDemand {
+  readonly block: number;
+  readonly page: number;
 }
 
 export interface DestinationThreadData extends ChannelThreadData, GuestThreadData {

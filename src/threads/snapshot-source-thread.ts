@@ -2,7 +2,8 @@
  * Source migration thread of a snapshot: a worker that drives the source engine over one descriptor.
  *
  * Its guest stands still already and its devices are saved: memory is read from the file, and whatever the engine asks of
- * the machine is answered at once.
+ * the machine is answered at once. Of a snapshot that is being fetched from elsewhere it sends what has come, and says to
+ * the thread that fetches which page is needed.
  */
 import { workerData } from 'node:worker_threads';
 import { signalEventfd } from '../linux/poll.ts';
@@ -10,8 +11,9 @@ import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { capturedDevices } from '../migration/device-state.ts';
 import { openBlock } from '../snapshot/snapshot.ts';
+import { FetchedMemory } from './fetched-memory.ts';
 import { FileMemory, StillMemoryTracker } from './file-memory.ts';
-import type { MachineReply, SnapshotThreadData } from './messages.ts';
+import type { MachineReply, PageDemand, SnapshotThreadData } from './messages.ts';
 import { PageRecording } from './page-recording.ts';
 import { SourceLoop, type SourceMachine } from './source-loop.ts';
 
@@ -46,8 +48,10 @@ class SavedMachine implements SourceMachine {
   }
 }
 
+const { fetched } = data;
 const blocks = data.blocks.map(openBlock);
-const memory = new FileMemory(data.snapshotFd, data.snapshotPath, blocks);
+const fetchedMemory = fetched && new FetchedMemory(fetched.pages, blocks);
+const memory = fetchedMemory ?? new FileMemory(data.snapshotFd, data.snapshotPath, blocks);
 const recording = data.recordingWords && new PageRecording(data.recordingWords);
 
 new SourceLoop(
@@ -63,7 +67,20 @@ new SourceLoop(
     ramSectionId: data.ramSectionId,
     pushFirst: data.pushFirst,
     quietBeforePushMs: data.quietBeforePushMs,
+    isPulled: data.isPulled,
+    // What is loaded in full is fetched in full before.
+    ...(fetchedMemory && data.capabilities['postcopy-ram'] && { availablePages: fetchedMemory.available }),
   },
-  (pages) => recording?.add(pages),
+  {
+    pagesRequested: (pages) => recording?.add(pages),
+    pageAwaited: (block, page) => demand({ block, page }),
+  },
 ).run();
 memory.close();
+fetched?.demands.close();
+
+function demand(page: PageDemand): void {
+  if (fetched === undefined) return;
+  fetched.demands.postMessage(page);
+  signalEventfd(fetched.pages.fetcherWakeFd);
+}

@@ -9,8 +9,8 @@ import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
 import { scheduleThread } from '../linux/scheduling.ts';
 import { setUnsentLowWatermark, setUserTimeout, syncFile } from '../linux/socket-options.ts';
-import type { PageRun } from '../migration/push-order.ts';
 import { SourceMigration, type SourceOptions } from '../migration/source.ts';
+import type { SourceEffects } from '../migration/source-ports.ts';
 import { monotonicMs } from './clock.ts';
 import type { MachinePort } from './machine-client.ts';
 import type { MachineReply, MigrationNotice, MigrationOrder, SourceLoopData } from './messages.ts';
@@ -48,12 +48,12 @@ export class SourceLoop {
   #isFdOpen = true;
   #isClosing = false;
 
-  /** @param onPagesRequested is told of every page request, before it is served */
+  /** @param requests is told of page requests, before they are served */
   constructor(
     data: SourceLoopData,
     machine: SourceMachine,
     { outgoing = new OutgoingBytes(), ...parts }: SourceParts,
-    onPagesRequested?: (pages: PageRun) => void,
+    requests: Pick<SourceEffects, 'pagesRequested' | 'pageAwaited'> = {},
   ) {
     this.#data = data;
     this.#machine = machine;
@@ -76,7 +76,7 @@ export class SourceLoop {
           this.#notify({ kind: 'status', status, error: error?.message, isGuestElsewhere });
         },
         passBegins: (pass) => this.#notify({ kind: 'pass', pass }),
-        ...(onPagesRequested !== undefined && { pagesRequested: onPagesRequested }),
+        ...requests,
       },
       trace: this.#trace,
     });
@@ -111,7 +111,11 @@ export class SourceLoop {
     const isBlocked = this.#isFdOpen && !this.#engine.isOver && !this.#write();
     if (this.#isFdOpen && this.#engine.isFlushed && !this.#data.hasReturnPath) this.#flush();
     this.#wait(isBlocked);
-    if (this.#polls.ready(1) !== 0) drainEventfd(this.#data.wakeFd);
+    if (this.#polls.ready(1) !== 0) {
+      drainEventfd(this.#data.wakeFd);
+      // That may be what it says.
+      this.#engine.pagesArrived();
+    }
     if (this.#isFdOpen && this.#data.hasReturnPath && (this.#polls.ready(0) & ~PollEvent.OUT) !== 0)
       this.#read();
   }

@@ -8,6 +8,7 @@ import type { FaultThreadData } from './fault-thread.ts';
 import type { MemoryDumpData } from './memory-dump-thread.ts';
 import type {
   DestinationThreadData,
+  FetchThreadData,
   MachineThreadData,
   SaveThreadData,
   SnapshotThreadData,
@@ -40,6 +41,15 @@ export function startSnapshotThread(data: SnapshotThreadData): Worker {
   return new Worker(new URL('./snapshot-source-thread.js', import.meta.url), {
     workerData: data,
     name: 'snapshot-source',
+    resourceLimits: RESOURCE_LIMITS,
+    transferList: [data.orders, ...(data.fetched === undefined ? [] : [data.fetched.demands])],
+  });
+}
+
+export function startFetchThread(data: FetchThreadData): Worker {
+  return new Worker(new URL('./fetch-thread.js', import.meta.url), {
+    workerData: data,
+    name: 'fetch',
     resourceLimits: RESOURCE_LIMITS,
     transferList: [data.orders],
   });
