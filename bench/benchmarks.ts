@@ -8,12 +8,14 @@ import { downtime } from './downtime.ts';
 import { faultLatency } from './fault-latency.ts';
 import { memory } from './memory.ts';
 import { precopyThroughput } from './precopy-throughput.ts';
+import { relay } from './relay.ts';
 import { restore } from './restore.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
   faultLatency,
   downtime,
   precopyThroughput,
+  relay,
   cleanPass,
   memory,
   dirtyTracking,

@@ -8,8 +8,15 @@ import { type GuestSettings, RemoteVm } from './remote-vm.ts';
 export interface TwoVms {
   readonly source: RemoteVm;
   readonly destination: RemoteVm;
-  /** Moves the guest. @returns what both sides say when it is done */
-  migrate(): Promise<{ readonly source: MigrationInfo; readonly destination: MigrationInfo }>;
+  /**
+   * Moves the guest.
+   *
+   * @param through makes of the destination's address the one that the source connects to
+   * @returns what both sides say when it is done
+   */
+  migrate(
+    through?: (address: string) => Promise<string>,
+  ): Promise<{ readonly source: MigrationInfo; readonly destination: MigrationInfo }>;
 }
 
 /** Runs `body` with both machines there, and ends them after it. */
@@ -27,8 +34,8 @@ export async function withTwoVms<Result>(
     const memoryBytes = guest.memoryMib * MIB;
     const destination = await add(RemoteVm.create({ memoryBytes, incoming: 'tcp:127.0.0.1:0' }));
     const source = await add(RemoteVm.runGuest(guest));
-    const migrate = async () => {
-      await source.migrate(await destination.address());
+    const migrate = async (through = async (address: string) => address) => {
+      await source.migrate(await through(await destination.address()));
       return { source: await source.completed(), destination: await destination.completed() };
     };
     return await body({ source, destination, migrate });
