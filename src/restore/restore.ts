@@ -16,7 +16,9 @@ import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { FetchInfo } from '../migration/fetcher.ts';
 import type { MigrationStatus } from '../migration/states.ts';
 import { describeExit, GUEST_URI, QemuProcess } from '../qemu/qemu-process.ts';
-import type { QmpEvent } from '../qemu/qmp-client.ts';
+
+import { QmpCommandError, type QmpEvent } from '../qemu/qmp-client.ts';
+
 import { PageRecording } from '../threads/page-recording.ts';
 import { type Channel, FdChannel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
@@ -145,11 +147,19 @@ export class LostMemoryError extends RestoreError {
 }
 
 async function prepare({ qmp }: QemuProcess, { isFull }: RestoreOptions): Promise<void> {
-  const capabilities = [
-    { capability: 'events', state: true },
-    { capability: 'postcopy-ram', state: !isFull },
-  ];
-  await qmp.execute('migrate-set-capabilities', { capabilities });
+  const set = (capability: string, state: boolean) =>
+    qmp.execute('migrate-set-capabilities', { capabilities: [{ capability, state }] });
+  await set('events', true);
+  try {
+    await set('postcopy-ram', !isFull);
+  } catch (error) {
+    if (!(error instanceof QmpCommandError)) throw error;
+    throw new RestoreError(
+      `QEMU cannot fetch memory while its guest runs: ${error.message}. Its user must be allowed to use userfaultfd: root, ` +
+        'or anybody with "sysctl vm.unprivileged_userfaultfd=1". With --full everything is loaded first, which needs nothing',
+      { cause: error },
+    );
+  }
   await qmp.execute('migrate-incoming', { uri: GUEST_URI });
 }
 
