@@ -17,22 +17,32 @@ export class MappedDestinationMemory implements DestinationMemory {
   readonly #buffer: Uint8Array;
   readonly #bufferAddress: number;
   readonly #faultThread: FaultThreadControl;
+  readonly #makeFaultThread: () => void;
   #uffd: Userfaultfd | undefined;
   #isListening = false;
 
-  /** @param buffer memory off the JavaScript heap, in which positions of pages are given */
-  constructor(blocks: readonly RamBlock[], buffer: Uint8Array, faultThread: FaultThreadControl) {
+  /**
+   * @param buffer memory off the JavaScript heap, in which positions of pages are given
+   * @param makeFaultThread asks for the thread behind `faultThread`; called once postcopy is possible
+   */
+  constructor(
+    blocks: readonly RamBlock[],
+    buffer: Uint8Array,
+    faultThread: FaultThreadControl,
+    makeFaultThread: () => void,
+  ) {
     this.blocks = blocks;
     this.#addresses = blocks.map(({ hostAddress }) => Number(hostAddress));
     this.#views = blocks.map(({ hostAddress, lengthBytes }) => viewMemory(hostAddress, lengthBytes));
     this.#buffer = buffer;
     this.#bufferAddress = Number(addressOf(buffer));
     this.#faultThread = faultThread;
+    this.#makeFaultThread = makeFaultThread;
     // Precopy fills memory for the first time: a fault for 2 MiB rather than for each page.
     this.#adviseHugePages(Advice.HUGEPAGE);
   }
 
-  /** Opens the userfaultfd that `listen` will use, and tries it. */
+  /** Opens the userfaultfd that `listen` will use, and tries it; waits for the thread that will read its faults. */
   checkPostcopy(): void {
     const trial = mapAnonymous(TARGET_PAGE_BYTES);
     try {
@@ -49,6 +59,8 @@ export class MappedDestinationMemory implements DestinationMemory {
     } finally {
       trial.unmap();
     }
+    this.#faultThread.expect();
+    this.#makeFaultThread();
     this.#faultThread.waitUntilReady();
   }
 

@@ -37,7 +37,9 @@ const polls = new PollSet(2);
 const buffer = mapAnonymous(BUFFER_BYTES);
 const returnPath = new ReturnPathWriter(data.returnPath);
 const faultThread = new FaultThreadControl(data.faultThread);
-const memory = new MappedDestinationMemory(data.blocks, buffer.bytes, faultThread);
+const memory = new MappedDestinationMemory(data.blocks, buffer.bytes, faultThread, () =>
+  notify({ kind: 'fault-thread-wanted' }),
+);
 
 let isClosing = false;
 /** A message for the source could not be sent; its stream may still come. */

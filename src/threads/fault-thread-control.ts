@@ -11,7 +11,7 @@ const UFFD = 1;
 const LOCK = 2;
 const WORDS = 3;
 
-const State = { STARTING: 0, READY: 1, SERVING: 2, STOPPING: 3, STOPPED: 4 } as const;
+const State = { ABSENT: 0, STARTING: 1, READY: 2, SERVING: 3, STOPPING: 4, STOPPED: 5 } as const;
 
 /** A fault thread that does not answer in this time has died. */
 const ANSWER_MS = 10_000;
@@ -36,6 +36,11 @@ export class FaultThreadControl {
     this.lock = lockOf(shared);
   }
 
+  /** Before the main thread is asked to make the thread: from here on it can be waited for. */
+  expect(): void {
+    Atomics.store(this.#shared.words, STATE, State.STARTING);
+  }
+
   /** Waits until the thread has loaded its code, so that it serves at once when told to. */
   waitUntilReady(): void {
     this.#waitWhile(State.STARTING);
@@ -50,15 +55,21 @@ export class FaultThreadControl {
 
   /** The thread ends as soon as it has loaded and is done with the faults it has read. For who cannot wait for that. */
   requestStop(): void {
-    if (Atomics.load(this.#shared.words, STATE) !== State.STOPPED) this.#set(State.STOPPING);
+    if (!this.#isGone) this.#set(State.STOPPING);
   }
 
   /** The thread ends; when this returns it does not touch the userfaultfd any more. May be called twice. */
   stop(): void {
-    if (Atomics.load(this.#shared.words, STATE) === State.STOPPED) return;
+    if (this.#isGone) return;
     this.waitUntilReady();
     this.#set(State.STOPPING);
     this.#waitWhile(State.STOPPING);
+  }
+
+  /** It has ended, or was never there. */
+  get #isGone(): boolean {
+    const state = Atomics.load(this.#shared.words, STATE);
+    return state === State.ABSENT || state === State.STOPPED;
   }
 
   #set(state: number): void {

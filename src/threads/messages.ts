@@ -112,6 +112,8 @@ export type MigrationNotice =
       readonly fields: TraceEvents[TraceName];
       readonly atMs: number;
     }
+  /** Destination: postcopy was announced, so there must be a thread that reads faults. */
+  | { readonly kind: 'fault-thread-wanted' }
   /** Source: the thread has closed its descriptor, perhaps as it died. */
   | { readonly kind: 'channel-closed' }
   /** All is sent and the descriptor is closed; `peer-finished` is awaited. */

@@ -69,6 +69,8 @@ export class MigrationThread {
   readonly #fd: number;
   readonly #workers: Worker[] = [];
   readonly #faultThread: SharedFaultThread | undefined;
+  /** Destination: only a migration that may become a postcopy needs the thread. */
+  readonly #startFaultThread: (() => Worker) | undefined;
   readonly #returnPath: SharedReturnPath | undefined;
   readonly #exited: Promise<void>;
   #isFdClosed = false;
@@ -123,6 +125,7 @@ export class MigrationThread {
       const notedWords = bitmapWords(host.ramBlocks);
       if (dirtyTracking === 'sync') {
         this.#faultThread = createSharedFaultThread();
+        new FaultThreadControl(this.#faultThread).expect();
         this.#add(
           startFaultThread({
             mode: 'write-protect',
@@ -144,22 +147,23 @@ export class MigrationThread {
       const requestTimes = RequestTimes.allocate(host.ramBlocks);
       const returnPath = createSharedReturnPath(fd);
       this.#returnPath = returnPath;
-      this.#faultThread = createSharedFaultThread();
-      this.#add(
+      const control = createSharedFaultThread();
+      this.#faultThread = control;
+      const { ramBlocks: blocks } = host;
+      this.#startFaultThread = () =>
         startFaultThread({
           mode: 'missing',
-          control: this.#faultThread,
-          blocks: host.ramBlocks,
+          control,
+          blocks,
           bitmapWords: this.bitmapWords,
           requestTimes,
           returnPath,
-        }),
-      );
+        });
       worker = startDestinationThread({
         ...common,
         receivedWords: this.bitmapWords,
         requestTimes,
-        faultThread: this.#faultThread,
+        faultThread: control,
         returnPath,
         staysPaused: settings.staysPaused,
       });
@@ -215,6 +219,9 @@ export class MigrationThread {
         return;
       case 'trace':
         this.#host.onTrace(notice.name, notice.fields, notice.atMs);
+        return;
+      case 'fault-thread-wanted':
+        if (!this.#orders.isOver && this.#startFaultThread !== undefined) this.#add(this.#startFaultThread());
         return;
       case 'channel-closed':
         this.#isFdClosed = true;
