@@ -1,7 +1,9 @@
 /**
  * Starts the workers: the one place that knows their entry files.
  */
+import { setFlagsFromString } from 'node:v8';
 import { Worker } from 'node:worker_threads';
+import { keepAllocatorThresholds } from '../linux/malloc.ts';
 import { hostPageBytes } from '../linux/memory.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { FaultThreadData } from './fault-thread.ts';
@@ -18,6 +20,15 @@ import type {
 /** These threads make little garbage: a small nursery keeps their memory low and their collections short. */
 const RESOURCE_LIMITS = { maxYoungGenerationSizeMb: 4 };
 
+/**
+ * When a guest begins to run, V8 compiles the machine's hottest functions once more. Some are so large that a compiler
+ * takes 20 MB for one of them; on all its threads at once that is the most this process ever needs.
+ */
+function keepMemoryLow(): void {
+  setFlagsFromString('--wasm-num-compilation-tasks=1');
+  keepAllocatorThresholds();
+}
+
 /** @throws {Error} on a host whose pages are not of 4 KiB: nothing smaller than its pages can be missing or dropped */
 export function startMachineThread(data: MachineThreadData): Worker {
   if (hostPageBytes() !== TARGET_PAGE_BYTES) {
@@ -25,6 +36,7 @@ export function startMachineThread(data: MachineThreadData): Worker {
       `This host has pages of ${hostPageBytes()} bytes; only ${TARGET_PAGE_BYTES} are supported`,
     );
   }
+  keepMemoryLow();
   return new Worker(new URL('./machine-thread.js', import.meta.url), { workerData: data, name: 'machine' });
 }
 

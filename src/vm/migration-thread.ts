@@ -3,6 +3,7 @@
  */
 import { MessageChannel, type MessagePort, type Worker } from 'node:worker_threads';
 import { closeFd, dupCloexec } from '../linux/fd.ts';
+import { giveFreeMemoryBack } from '../linux/malloc.ts';
 import { closeEventfd, createEventfd } from '../linux/poll.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -55,6 +56,9 @@ export interface SourceSettings {
   readonly dirtyTracking: 'async' | 'sync';
 }
 
+/** While there are threads more than usual, what compilers have freed is given back so often. */
+const TRIM_MS = 100;
+
 type Question = { readonly kind: 'cancel' } | { readonly kind: 'start-postcopy' };
 
 export class MigrationThread {
@@ -73,6 +77,7 @@ export class MigrationThread {
   readonly #startFaultThread: (() => Worker) | undefined;
   readonly #returnPath: SharedReturnPath | undefined;
   readonly #exited: Promise<void>;
+  readonly #trimTimer = setInterval(giveFreeMemoryBack, TRIM_MS).unref();
   #isFdClosed = false;
   #status: MigrationStatus = 'none';
   #isGuestElsewhere = false;
@@ -254,6 +259,8 @@ export class MigrationThread {
   }
 
   #giveBack(): void {
+    clearInterval(this.#trimTimer);
+    giveFreeMemoryBack();
     this.#orders.end();
     closeEventfd(this.#wakeFd);
     if (!this.#orders.hasLastInfo) this.#closeFd();
