@@ -509,6 +509,16 @@ for (const { what, stream, code, message, options } of [
     code: 'BAD_VALUE',
   },
   {
+    what: 'a page size that is none, in front of another block',
+    stream: concatenate(
+      fileHeader,
+      advise,
+      startHeader,
+      fromHex('0000000000400004 01 61 0000000000200000 0000000000000010 01 62'),
+    ),
+    code: 'BAD_VALUE',
+  },
+  {
     what: 'a length that is not whole host pages',
     stream: concatenate(
       fileHeader,

@@ -7,12 +7,15 @@ import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { suite, type TestContext, test } from 'node:test';
+import type { StreamReport } from '../../src/inspect/stream-report.ts';
 import {
   concatenate,
+  eof,
   fileHeader,
   fromHex,
   pages,
   postcopyStream,
+  ramEnd,
   ramEosAndFooter,
   ramPart,
   ramStart,
@@ -32,6 +35,7 @@ import {
 import { RelayProcess } from '../support/relay-process.ts';
 import { tempFolder } from '../support/temp-folder.ts';
 import { until } from '../support/until.ts';
+import { runProgram } from '../support/vm-process.ts';
 
 const FINE = { code: 0, signal: null };
 const FAILED = { code: 1, signal: null };
@@ -76,8 +80,12 @@ suite('postcopy relay', { timeout: 120_000 }, () => {
       { relayArgs: (folder) => ['--record', join(folder, 'record')] },
     );
     const { source, before, after, relay, folder } = relayed;
+    const following = runProgram(t, ['inspect', '--follow', '--json', join(folder, 'record')]);
     await source.migrate(before.address);
     await untilCompleted(relayed);
+    const followed = await following;
+    assert.equal(followed.code, 0, followed.stderr);
+    assert.equal((JSON.parse(followed.stdout) as StreamReport).isComplete, true);
     assert.deepEqual(await relay.untilExit(), FINE, relay.stderr);
     const passed = Buffer.concat(after.passed);
     assert(passed.equals(Buffer.concat(before.passed)));
@@ -196,7 +204,6 @@ suite('postcopy relay', { timeout: 120_000 }, () => {
     createConnection(Number(port), host).on('error', () => {});
     assert.deepEqual(await nowhere.untilExit(), FAILED);
     assert.match(nowhere.stderr, /Failed to connect to "unix:.*nobody"/);
-    const { runProgram } = await import('../support/vm-process.ts');
     const bad = await runProgram(t, ['relay', 'tcp:1', 'tcp:127.0.0.1:1']);
     assert.equal(bad.code, 2);
     assert.match(bad.stderr, /^postcopy: <listen-uri>: Bad migration URI/);
@@ -214,7 +221,13 @@ async function betweenSockets(t: TestContext) {
   const sockets: Socket[] = [];
   const server = createServer();
   server.listen(join(folder, 'out'));
-  const accepted = once(server, 'connection') as Promise<[Socket]>;
+  const accept = async () => {
+    const [socket] = (await once(server, 'connection')) as [Socket];
+    socket.on('error', () => {});
+    sockets.push(socket);
+    return socket;
+  };
+  const accepted = accept();
   const relay = await RelayProcess.start(t, `unix:${join(folder, 'out')}`, {
     listenUri: `unix:${join(folder, 'in')}`,
   });
@@ -231,15 +244,13 @@ async function betweenSockets(t: TestContext) {
     rmSync(folder, { recursive: true, force: true });
   });
   const source = await open();
-  const [destination] = await accepted;
-  destination.on('error', () => {});
-  sockets.push(destination);
+  const destination = await accepted;
   const got = { destination: Buffer.alloc(0), source: Buffer.alloc(0) };
   destination.on('data', (bytes) => (got.destination = Buffer.concat([got.destination, bytes])));
   source.on('data', (bytes) => (got.source = Buffer.concat([got.source, bytes])));
   const untilGot = (side: keyof typeof got, bytes: Uint8Array) =>
     until(`the ${side} to get ${bytes.length} bytes`, () => got[side].equals(bytes));
-  return { relay, source, destination, got, untilGot, open };
+  return { relay, source, destination, got, untilGot, open, accept };
 }
 
 suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
@@ -252,12 +263,17 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
   );
 
   test('passes each record on when it is complete, and waits for nothing behind it', async (t) => {
-    const { source, destination, untilGot, relay } = await betweenSockets(t);
+    const { source, destination, got, untilGot, relay } = await betweenSockets(t);
     source.write(concatenate(begun, pages.subarray(0, 2000)));
     await untilGot('destination', begun);
     source.write(pages.subarray(2000, 4096 + 15 + 3));
     await untilGot('destination', concatenate(begun, pages.subarray(0, 4096 + 15)));
     destination.write(fromHex('0002 0004 0000'));
+    const second = pages.subarray(4096 + 15, 4096 + 15 + 9);
+    source.write(second.subarray(3));
+    // What the destination has said before is seen no later than this.
+    await untilGot('destination', concatenate(begun, pages.subarray(0, 4096 + 15 + 9)));
+    assert.equal(got.source.length, 0);
     destination.write(fromHex('0001'));
     await untilGot('source', fromHex('0002 0004 00000001'));
     source.destroy();
@@ -280,6 +296,25 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
     source.end();
     assert.deepEqual(await relay.untilExit(), FINE, relay.stderr);
     assert.equal(relay.report.requests.late, 1);
+  });
+
+  test('takes a recovery for the end of the connection before it, which nobody closed', async (t) => {
+    const { source, destination, untilGot, relay, open, accept } = await betweenSockets(t);
+    const untilRam = Buffer.from(postcopyStream).lastIndexOf(ramPart);
+    const inPostcopy = postcopyStream.subarray(0, untilRam);
+    source.write(inPostcopy);
+    await untilGot('destination', inPostcopy);
+    const again = await open();
+    const accepted = accept();
+    again.write(fromHex('08 0009 0000'));
+    await Promise.all([once(source, 'close'), once(destination, 'close')]);
+    const destinationAgain = await accepted;
+    destinationAgain.write(encodeShut(0));
+    again.end(concatenate(ramPart, pages, ramEosAndFooter, ramEnd, eof));
+    destinationAgain.resume().end();
+    assert.deepEqual(await relay.untilExit(), FINE, relay.stderr);
+    assert.match(relay.stderr, /begun a recovery over another connection/);
+    assert.equal(relay.report.connections, 2);
   });
 
   for (const { what, bytes, text } of [
