@@ -229,6 +229,12 @@ test('PageCache refuses to touch damaged files that somebody uses', (t) => {
   );
 });
 
+test('PageCache refuses files that another host uses', (t) => {
+  const folder = tempFolder(t);
+  open(t, folder);
+  assert.throws(() => open(t, folder, OTHER_BOOT), /cannot be used: another host uses it/);
+});
+
 test('PageCache refuses folders that others can write, links, and what is no folder', (t) => {
   const folder = tempFolder(t);
   const open700 = join(folder, 'a');

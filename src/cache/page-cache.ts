@@ -92,7 +92,7 @@ export class PageCache {
       this.pagesFd = openPrivate(this.pagesPath);
       undo.push(() => closeSync(this.pagesFd));
       const isAlone = tryLockByte(this.#stateFd, LockByte.USERS, 'exclusive');
-      const why = this.#whyInvalid(digest);
+      const why = this.#whyInvalid(digest) ?? (isAlone ? undefined : this.#whyElsewhere(bootId));
       if (why !== undefined) {
         if (!isAlone) throw new CacheError(`The cache file "${statePath}" cannot be used: ${why}`);
         this.#make(digest, bootId);
@@ -154,6 +154,11 @@ export class PageCache {
     const isWhole = fstatSync(this.pagesFd).size === this.layout.pagesFileBytes;
     const isOurs = pages.magic === CACHE_MAGIC && pages.nonce === state.nonce && isWhole;
     return isOurs ? undefined : `"${this.pagesPath}" does not belong to it`;
+  }
+
+  /** Who uses the files now must do so on this host: what one maps is not what another one does. */
+  #whyElsewhere(bootId: string): string | undefined {
+    return readHeader(this.#stateFd).bootId === bootId ? undefined : 'another host uses it';
   }
 
   /** Makes both files anew, without any page. The state takes its room on disk now: it is written through a mapping. */
@@ -267,6 +272,7 @@ function readHeader(fd: number) {
     magic: text(HeaderField.MAGIC),
     version: header.readUInt32LE(HeaderField.VERSION.at),
     nonce: text(HeaderField.NONCE, 'hex'),
+    bootId: text(HeaderField.BOOT_ID),
     digest: text(HeaderField.DIGEST),
     pages: Number(header.readBigUInt64LE(HeaderField.PAGES.at)),
   };

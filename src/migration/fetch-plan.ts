@@ -65,14 +65,12 @@ export class FetchPlan {
     this.#missing = empty();
     this.#asked = empty();
     this.#elsewhere = empty();
-    content.forEach((bitmap, block) => {
-      bitmap.forEachRun((firstPage, pageCount) => {
-        for (let page = firstPage; page < firstPage + pageCount; page++) {
-          if (available[block]?.isSet(page)) continue;
-          this.#missing[block]?.set(page);
-          this.#remainingPages++;
-        }
+    this.#missing.forEach((missing, block) => {
+      const here = (available[block] as PageBitmap).words;
+      (content[block] as PageBitmap).words.forEach((word, index) => {
+        missing.words[index] = word & ~(here[index] as number);
       });
+      this.#remainingPages += missing.count();
     });
   }
 
