@@ -41,14 +41,17 @@ export class SourceGuestMemory implements SourceMemory, DirtyTracker {
   readonly values: Uint32Array;
   readonly #world: World;
   readonly #pages: PageNumbers;
+  readonly #onRead: (block: number, page: number) => void;
   readonly #touched: Uint8Array;
   readonly #dirty = new Set<number>();
   #isTracking = false;
 
-  constructor(world: World, pages: PageNumbers) {
+  /** @param onRead told of every page that is read */
+  constructor(world: World, pages: PageNumbers, onRead: (block: number, page: number) => void = () => {}) {
     this.blocks = pages.blocks;
     this.#world = world;
     this.#pages = pages;
+    this.#onRead = onRead;
     this.values = new Uint32Array(pages.count);
     this.#touched = new Uint8Array(pages.count);
   }
@@ -95,6 +98,7 @@ export class SourceGuestMemory implements SourceMemory, DirtyTracker {
 
   #read(block: number, offset: number): number {
     const page = this.#pages.at(block, offset);
+    this.#onRead(block, offset / TARGET_PAGE_BYTES);
     if (this.#touched[page] === 0)
       this.#world.violate('untouched', `page ${page} was read although never touched`);
     return page;

@@ -38,6 +38,8 @@ export interface Scenario {
   readonly deviceStateBytes: number;
   readonly failure: 'save' | 'load' | 'resume' | undefined;
   readonly deeds: readonly PlannedDeed[];
+  /** The pages of the source come from elsewhere, each within so much time; undefined: they are there. */
+  readonly fetchMs: number | undefined;
 }
 
 export function pageCountOf(blocks: readonly RamBlockLayout[]): number {
@@ -72,6 +74,7 @@ export function planScenario(random: Random): Scenario {
     deviceStateBytes: random.pick([1, 300, 5000, 40_000]),
     failure: random.chance(0.06) ? random.pick(['save', 'load', 'resume'] as const) : undefined,
     deeds: planDeeds(random, passMs, isPostcopyOn),
+    fetchMs: isPostcopyOn && random.chance(0.15) ? random.pick([1, 30, 500]) : undefined,
   };
 }
 

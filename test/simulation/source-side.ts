@@ -30,6 +30,8 @@ export class SourceSide {
   /** What the machine saved. */
   deviceState: Uint8Array | undefined;
   onStatus: (status: MigrationStatus) => void = () => {};
+  /** Pages that can be read, where they come from elsewhere. */
+  readonly #available: readonly PageBitmap[];
   readonly #world: World;
   readonly #scenario: Scenario;
   readonly #stream: () => Pipe;
@@ -53,9 +55,13 @@ export class SourceSide {
     this.#scenario = scenario;
     this.#stream = stream;
     this.#staging = stagingMemory.subarray(0, scenario.stagingBytes);
-    this.memory = new SourceGuestMemory(world, pages);
+    this.memory = new SourceGuestMemory(world, pages, (block, page) => {
+      if (scenario.fetchMs !== undefined && !this.#available[block]?.isSet(page))
+        world.violate('unavailable', `page ${page} of block ${block} is read before it came`);
+    });
     for (let page = 0; page < pages.count; page++) if (world.random.chance(0.7)) this.#write(page);
     const effects = this.#effects();
+    this.#available = pages.blocks.map(({ lengthBytes }) => new PageBitmap(lengthBytes / TARGET_PAGE_BYTES));
     this.engine = new SourceMigration({
       memory: this.memory,
       dirtyTracker: broken?.dirtyTracker?.(this.memory, world) ?? this.memory,
@@ -65,6 +71,7 @@ export class SourceSide {
       capabilities: { ...DEFAULT_CAPABILITIES, 'postcopy-ram': scenario.isPostcopyOn },
       parameters: scenario.parameters,
       hasReturnPath: scenario.hasReturnPath,
+      ...(scenario.fetchMs !== undefined && { availablePages: this.#available }),
       effects: broken?.sourceEffects?.(effects, world) ?? effects,
       trace: NO_TRACE,
     });
@@ -73,6 +80,7 @@ export class SourceSide {
   start(): void {
     if (this.#scenario.isGuestRunning) this.#resume();
     this.engine.start(this.#world.nowMs);
+    if (this.#scenario.fetchMs !== undefined) this.#fetchAll(this.#scenario.fetchMs);
     this.#pump();
   }
 
@@ -117,6 +125,24 @@ export class SourceSide {
     const parameters = { ...this.#scenario.parameters, 'max-bandwidth': 0, 'max-postcopy-bandwidth': 0 };
     this.engine.setParameters({ ...parameters, 'downtime-limit': 2_000_000 }, this.#world.nowMs);
     this.#pump();
+  }
+
+  // ---- pages from elsewhere --------------------------------------------------------------------------------
+
+  /** Nothing can be sent in precopy; each page comes by and by, one that is asked for soon. */
+  #fetchAll(fetchMs: number): void {
+    this.engine.startPostcopy();
+    this.#available.forEach(({ pageCount }, block) => {
+      for (let page = 0; page < pageCount; page++) this.#fetch(block, page, fetchMs);
+    });
+  }
+
+  #fetch(block: number, page: number, withinMs: number): void {
+    this.#world.after(this.#world.random.fraction() * withinMs, () => {
+      this.#available[block]?.set(page);
+      this.engine.pagesArrived();
+      this.#pump();
+    });
   }
 
   // ---- channel ---------------------------------------------------------------------------------------------
@@ -180,6 +206,7 @@ export class SourceSide {
         this.#world.note(`source: ${status}${error === undefined ? '' : ` (${error.message})`}`);
         this.onStatus(status);
       },
+      pageAwaited: (block, page) => this.#fetch(block, page, 1),
       passBegins: () => {
         if (random.chance(0.1)) this.engine.info(this.#world.nowMs);
       },
