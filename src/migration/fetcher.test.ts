@@ -115,7 +115,10 @@ class Rig {
         this.snapshot = snapshot;
       },
       resumed: () => this.resumptions++,
-      pagesArrived: () => this.arrivals++,
+      pagesArrived: () => {
+        assert.deepEqual(this.#written, [], 'nobody is told before all is in the store');
+        this.arrivals++;
+      },
       send: (message) => this.#out.push(message),
     });
     this.fetcher.beginSession(this.nowMs);
