@@ -346,7 +346,7 @@ export class MigrationDriver {
     return {
       outcome: isPaused ? 'postcopy-paused' : 'interrupted',
       guestAt: this.#guestAt,
-      text: `Interrupted: the migration ("${this.#source.status}") ${what}`,
+      text: `The migration ("${this.#source.status}") ${what}`,
       mayContinue: false,
     };
   }

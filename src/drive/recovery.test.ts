@@ -117,7 +117,10 @@ test('recover() gives up at its limit, with the last reason', async (t) => {
   rig.source.commands['migrate'] = () => {
     throw 'no route to host';
   };
-  assert.deepEqual(await rig.recover({ limitMs: 200 }), { kind: 'given-up', why: 'no route to host' });
+  assert.deepEqual(await rig.recover({ limitMs: 200 }), {
+    kind: 'given-up',
+    why: 'it has not come to life within 200 ms (the last attempt that failed: no route to host)',
+  });
 });
 
 test('recover() ends at once when it cannot be done, is not wanted, or a side has ended', async (t) => {

@@ -9,6 +9,7 @@
  * The commands for the destination are urgent ones: its main thread may be waiting for a page that only the source has.
  */
 import { QmpCommandError } from '../qemu/qmp-client.ts';
+import { formatMs } from '../telemetry/format.ts';
 import { isEnded, isRecovering } from './stages.ts';
 import type { WatchedMachine } from './watched-machine.ts';
 
@@ -64,10 +65,9 @@ export async function recover(options: RecoveryOptions): Promise<RecoveryEnd> {
     if (isEnded(source.status)) return { kind: 'recovered' };
     if (source.status === 'postcopy-active' && goesOn(destination)) return { kind: 'recovered' };
     if (performance.now() >= endsAtMs) {
-      return {
-        kind: 'given-up',
-        why: attempts.lastFailure ?? `it has not come to life within ${limitMs / 1000} s`,
-      };
+      const last =
+        attempts.lastFailure === undefined ? '' : ` (the last attempt that failed: ${attempts.lastFailure})`;
+      return { kind: 'given-up', why: `it has not come to life within ${formatMs(limitMs)}${last}` };
     }
 
     const isDue = await attempts.step();
