@@ -35,7 +35,7 @@ export function addServeCommand(program: Command): void {
     .description('serve a snapshot to restores on other hosts')
     .argument('<snapshot>', 'file of "postcopy save", of QEMU\'s mapped-ram, or a migration stream')
     .requiredOption('--listen <uri>', 'where restores connect: tcp:HOST:PORT or unix:PATH')
-    .option('--max-sessions <count>', 'how many may be connected at once', '64')
+    .option('--max-sessions <count>', 'how many may be connected at once; each takes some 13 MB', '32')
     .option('--json', 'a line of JSON for every session that has ended, at standard output')
     .addHelpText('after', EXAMPLES)
     .action(async (path: string, options: ServeCommandOptions) => {
