@@ -10,6 +10,7 @@ import { memory } from './memory.ts';
 import { precopyThroughput } from './precopy-throughput.ts';
 import { relay } from './relay.ts';
 import { restore } from './restore.ts';
+import { save } from './save.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
   faultLatency,
@@ -20,4 +21,5 @@ export const BENCHMARKS: readonly Benchmark[] = [
   memory,
   dirtyTracking,
   restore,
+  save,
 ];
