@@ -10,6 +10,7 @@ import { addressOf } from './memory.ts';
 /** The most ranges that one `pwritev(2)` takes. */
 export const MAX_WRITE_RANGES = 1024;
 
+const SYNC_FILE_RANGE_WRITE = 2;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const AT_FDCWD = -100;
@@ -21,6 +22,9 @@ const MFD_CLOEXEC = 1;
 const memfdCall = libc.func('int memfd_create(const char *name, unsigned int flags)');
 const fdatasyncCall = libc.func('int fdatasync(int fd)');
 const preadCall = libc.func('intptr_t pread(int fd, uintptr_t address, size_t length, int64_t offset)');
+const syncFileRangeCall = libc.func(
+  'int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)',
+);
 const pwritevCall = libc.func('intptr_t pwritev(int fd, uintptr_t ranges, int count, int64_t offset)');
 const fallocateCall = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
 const renameat2Call = libc.func(
@@ -121,6 +125,18 @@ export class WriteRanges {
     }
     return index;
   }
+}
+
+/**
+ * `sync_file_range(SYNC_FILE_RANGE_WRITE)` of the whole file, in a thread of Node's pool: what was written goes on its way to
+ * the disk, so that less of it is left for `fsync(2)`. Promises nothing: an error shows at the `fsync(2)`.
+ *
+ * @returns a promise that resolves when all is on its way, which may take as long as the disk is busy
+ */
+export function startWriteback(fd: number): Promise<void> {
+  return new Promise((resolve) => {
+    syncFileRangeCall.async(fd, 0, 0, SYNC_FILE_RANGE_WRITE, () => resolve());
+  });
 }
 
 /**

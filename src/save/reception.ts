@@ -5,6 +5,7 @@ import { EventEmitter } from 'node:events';
 import { rmSync } from 'node:fs';
 import { MessageChannel, receiveMessageOnPort, type Worker } from 'node:worker_threads';
 import { closeFd } from '../linux/fd.ts';
+import { startWriteback } from '../linux/file-io.ts';
 import { closeEventfd, createEventfd, signalEventfd } from '../linux/poll.ts';
 import type { ReceivedCounts } from '../snapshot/snapshot-receiver.ts';
 import type { SaveNotice, SaveOrder, SaveThreadData } from '../threads/messages.ts';
@@ -13,6 +14,9 @@ import type { Channel } from '../transport/channel.ts';
 
 export type SavedNotice = Extract<SaveNotice, { kind: 'saved' }>;
 export type FailedNotice = Extract<SaveNotice, { kind: 'failed' }>;
+
+/** So many pages, 16 MiB, are worth the way to the disk. */
+const WRITEBACK_PAGES = 4096;
 
 export type ReceptionTarget = Pick<SaveThreadData, 'path' | 'overwrite' | 'mustDrain'>;
 
@@ -23,29 +27,24 @@ export class Reception extends EventEmitter<{ change: [] }> {
   readonly #worker: Worker;
   readonly #orders: MessageChannel['port1'];
   readonly #wakeFd: number;
-  readonly #fd: number;
-  #isFdClosed = false;
+  /** Of the channel, from `start()` on. */
+  #fd = -1;
+  #isFdClosed = true;
   #hasEnded = false;
   #hasReceived = false;
   #partialPath: string | undefined;
+  #writeback: { readonly fd: number; isBusy: boolean; donePages: number } | undefined;
   #outcome: SavedNotice | FailedNotice | undefined;
   #death: Error | undefined;
 
-  constructor(channel: Channel, target: ReceptionTarget) {
+  /** Starts the thread, so that the source does not wait for that when it comes. */
+  constructor(target: ReceptionTarget) {
     super();
     const orders = new MessageChannel();
-    const { hasReturnPath } = channel;
     this.#orders = orders.port1;
     this.#wakeFd = createEventfd();
-    this.#fd = channel.detach();
     orders.port1.on('message', (notice: SaveNotice) => this.#heed(notice));
-    this.#worker = startSaveThread({
-      fd: this.#fd,
-      hasReturnPath,
-      orders: orders.port2,
-      wakeFd: this.#wakeFd,
-      ...target,
-    });
+    this.#worker = startSaveThread({ orders: orders.port2, wakeFd: this.#wakeFd, ...target });
     this.#worker.on('error', (error) => {
       this.#death = error;
     });
@@ -55,6 +54,18 @@ export class Reception extends EventEmitter<{ change: [] }> {
         resolve();
       });
     });
+  }
+
+  /** The source has come. @param channel given away */
+  start(channel: Channel): void {
+    const { hasReturnPath } = channel;
+    if (this.#hasEnded) {
+      channel.close();
+      return;
+    }
+    this.#fd = channel.detach();
+    this.#isFdClosed = false;
+    this.#order({ kind: 'start', fd: this.#fd, hasReturnPath });
   }
 
   /** How it has ended: undefined while it goes on. @throws what the thread died of */
@@ -99,9 +110,11 @@ export class Reception extends EventEmitter<{ change: [] }> {
     switch (notice.kind) {
       case 'file':
         this.#partialPath = notice.partialPath;
+        this.#writeback = { fd: notice.fd, isBusy: false, donePages: 0 };
         return;
       case 'progress':
         this.counts = notice.counts;
+        this.#startWriteback();
         return;
       case 'received':
         this.#hasReceived = true;
@@ -118,6 +131,21 @@ export class Reception extends EventEmitter<{ change: [] }> {
         return;
     }
     this.emit('change');
+  }
+
+  /**
+   * The disk has its share of the work while the rest still comes, and little is left to wait for when the guest stands still.
+   * The thread may have closed the file by now: then this does nothing, or what it does hurts nobody.
+   */
+  #startWriteback(): void {
+    const state = this.#writeback;
+    if (state === undefined || state.isBusy || this.counts.normalPages - state.donePages < WRITEBACK_PAGES)
+      return;
+    state.isBusy = true;
+    state.donePages = this.counts.normalPages;
+    void startWriteback(state.fd).then(() => {
+      state.isBusy = false;
+    });
   }
 
   #giveBack(): void {

@@ -87,13 +87,16 @@ export class Save {
    * @throws {SnapshotError} `EXISTS`, `SYSTEM`: the file cannot be written, and nothing was done
    */
   async run(): Promise<SaveReport> {
-    const { path, overwrite, socket } = this.#options;
+    const { path, overwrite, isBackground, socket } = this.#options;
     checkSocketWishes(socket);
     checkTarget(path, overwrite);
-    this.#machine = await SavedMachine.connect(this.#options.qmp);
+    // Starting a thread takes longer than all that comes before it has something to do.
+    const reception = new Reception({ path, overwrite, mustDrain: isBackground });
+    this.#reception = reception;
     try {
+      this.#machine = await SavedMachine.connect(this.#options.qmp);
       const settings = await this.#prepare();
-      const saved = await this.#receive(settings);
+      const saved = await this.#receive(reception, settings);
       return await this.#complete(saved, settings);
     } catch (error) {
       throw error instanceof QmpConnectionError || error instanceof TransportError
@@ -101,7 +104,8 @@ export class Save {
         : error;
     } finally {
       this.#socket?.close();
-      this.#machine.close();
+      this.#machine?.close();
+      await reception.abandon(); // Nothing, if it has saved.
     }
   }
 
@@ -129,15 +133,13 @@ export class Save {
   // ---- the stream --------------------------------------------------------------------------------------------
 
   /** @returns what was saved. @throws {SaveError} after all was undone */
-  async #receive(settings: SourceSettings): Promise<SavedNotice> {
+  async #receive(reception: Reception, settings: SourceSettings): Promise<SavedNotice> {
     try {
       await settings.apply();
-      const channel = await this.#startMigration();
-      const { path, overwrite, isBackground } = this.#options;
-      this.#reception = new Reception(channel, { path, overwrite, mustDrain: isBackground });
-      return await this.#watch(this.#reception);
+      reception.start(await this.#startMigration());
+      return await this.#watch(reception);
     } catch (error) {
-      const saved = await this.#giveUp();
+      const saved = await this.#giveUp(reception);
       // It was whole before anybody could keep it from that.
       if (saved !== undefined) return saved;
       throw await this.#undo(error, settings);
@@ -249,7 +251,7 @@ export class Save {
   // ---- when it fails -----------------------------------------------------------------------------------------
 
   /** Ends the thread. @returns what was saved, if it was too late to give up */
-  async #giveUp(): Promise<SavedNotice | undefined> {
+  async #giveUp(reception: Reception): Promise<SavedNotice | undefined> {
     try {
       // Before the connection is cut: a source that is told so calls it cancelled, not failed.
       const { signal, isBackground } = this.#options;
@@ -257,8 +259,6 @@ export class Save {
     } catch (error) {
       if (!(error instanceof QmpConnectionError)) throw error;
     }
-    const reception = this.#reception;
-    if (reception === undefined) return undefined;
     await reception.abandon();
     return reception.saved;
   }

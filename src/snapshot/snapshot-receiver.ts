@@ -33,7 +33,7 @@ export interface SnapshotReceiverOptions {
   readonly hasReturnPath: boolean;
   readonly sendReturnPath: (message: Uint8Array) => void;
   /** The file exists from now on, under a name that is not its own yet. */
-  readonly onFile?: (partialPath: string) => void;
+  readonly onFile?: (partialPath: string, fd: number) => void;
 }
 
 /** What has come so far. A page counts as often as it came. */
@@ -180,7 +180,7 @@ export class SnapshotReceiver implements OpenStreamHandler {
     const { ramSectionId } = this.#decoder;
     this.#blocks = blocks;
     this.#writer = new SnapshotWriter({ path, overwrite, machineType, uuid, ramSectionId, blocks });
-    onFile?.(this.#writer.partialPath);
+    onFile?.(this.#writer.partialPath, this.#writer.fd);
   }
 
   page(blockIndex: number, offset: number, position: number): void {

@@ -94,6 +94,11 @@ export class SnapshotWriter {
     return this.#file.partialPath;
   }
 
+  /** The descriptor of the file; it belongs to this, and is closed with it. */
+  get fd(): number {
+    return this.#file.fd;
+  }
+
   /** Pages of a block that are not zero so far, those in the queue included. Not to be changed. */
   hasContent(block: number): PageBitmap {
     return this.#block(block).hasContent;

@@ -246,11 +246,8 @@ export interface DestinationThreadData extends ChannelThreadData, GuestThreadDat
 
 // ---- save --------------------------------------------------------------------------------------------------
 
-/** A thread that makes a snapshot of the stream of a source. */
+/** A thread that makes a snapshot of the stream of a source. It is there before the source comes. */
 export interface SaveThreadData {
-  /** The channel's descriptor: the thread owns it. */
-  readonly fd: number;
-  readonly hasReturnPath: boolean;
   readonly orders: MessagePort;
   /** Signalled by whoever posts an order. */
   readonly wakeFd: number;
@@ -262,6 +259,8 @@ export interface SaveThreadData {
 
 /** From the main thread to a thread that saves. */
 export type SaveOrder =
+  /** The first: the source has come. The thread owns the descriptor of its channel from now on. */
+  | { readonly kind: 'start'; readonly fd: number; readonly hasReturnPath: boolean }
   /** After `received`: the source says that it has completed. */
   | { readonly kind: 'finish' }
   /** No file is to be left. Too late once it is finished. */
@@ -272,7 +271,8 @@ export type SaveFailureCause = 'file' | 'stream' | 'connection' | 'abandoned';
 
 /** From a thread that saves to the main thread. */
 export type SaveNotice =
-  | { readonly kind: 'file'; readonly partialPath: string }
+  /** The file is there under a name that is not its own yet. The descriptor is the thread's. */
+  | { readonly kind: 'file'; readonly partialPath: string; readonly fd: number }
   | { readonly kind: 'progress'; readonly counts: ReceivedCounts }
   /** The source closed without having opened a return path: whether it has completed only its monitor can tell. */
   | { readonly kind: 'received' }
