@@ -12,7 +12,14 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { MAX_WRITE_RANGES, preadInto, punchHole, renameNoReplace, WriteRanges } from './file-io.ts';
+import {
+  MAX_WRITE_RANGES,
+  preadInto,
+  punchHole,
+  renameNoReplace,
+  startWriteback,
+  WriteRanges,
+} from './file-io.ts';
 import { mapAnonymous } from './memory.ts';
 
 function folderOf(t: TestContext): string {
@@ -103,4 +110,11 @@ test('renameNoReplace() gives a file a name that no other has', (t) => {
   assert.equal(readFileSync(taken, 'latin1'), 'taken');
   if (!renameNoReplace(old, free)) return t.skip('this file system cannot');
   assert.equal(readFileSync(free, 'latin1'), 'old');
+});
+
+test('startWriteback() puts what was written on its way, and minds no descriptor that is not open', async (t) => {
+  const { fd } = openFile(t);
+  writeSync(fd, Buffer.alloc(8192, 1));
+  await startWriteback(fd);
+  await startWriteback(1_000_000);
 });
