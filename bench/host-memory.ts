@@ -9,12 +9,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Advice, madvise, mapAnonymous } from '../src/linux/memory.ts';
 import { TARGET_PAGE_BYTES } from '../src/memory/ram-block.ts';
+import { MIB } from './bench.ts';
 
 /** Longer than Linux leaves free memory alone (PAGE_REPORTING_DELAY, 2 s). */
 const HOLD_MS = 2500;
 
+/** So little is there without waiting. */
+const MIN_BYTES = 128 * MIB;
+
 /** Resolves when so much free memory is backed; it stays so for about two seconds, unless others take it. */
 export async function warmHostMemory(lengthBytes: number): Promise<void> {
+  if (lengthBytes < MIN_BYTES) return;
   const memory = mapAnonymous(lengthBytes);
   try {
     // Freed in large pieces, it can be taken in large pieces.
