@@ -7,6 +7,7 @@ const IPPROTO_TCP = 6;
 const TCP_USER_TIMEOUT = 18;
 const TCP_NOTSENT_LOWAT = 25;
 const SOL_SOCKET = 1;
+const SO_RCVBUF = 8;
 const SO_DOMAIN = 39;
 const AF_UNIX = 1;
 const SHUT_WR = 1;
@@ -47,6 +48,15 @@ function setTcpOption(fd: number, option: number, value: number, name: string): 
   checked(getsockoptCall(fd, SOL_SOCKET, SO_DOMAIN, domain, [4]), 'getsockopt', 'SO_DOMAIN');
   if (domain[0] === AF_UNIX) return;
   checked(setsockoptCall(fd, IPPROTO_TCP, option, [value], 4), 'setsockopt', name);
+}
+
+/**
+ * `SO_RCVBUF`: how much the kernel takes for us before we read it. Also ends that the kernel chooses by itself.
+ *
+ * @see https://man7.org/linux/man-pages/man7/socket.7.html
+ */
+export function setReceiveBuffer(fd: number, bytes: number): void {
+  checked(setsockoptCall(fd, SOL_SOCKET, SO_RCVBUF, [bytes], 4), 'setsockopt', 'SO_RCVBUF');
 }
 
 /** `shutdown(fd, SHUT_WR)`: the peer reads the end, and may still answer. Of a socket that is not connected any more, nothing. */

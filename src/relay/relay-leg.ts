@@ -17,7 +17,12 @@ import { closeFd, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
 import { SyscallError } from '../linux/libc.ts';
 import { type Mapping, mapAnonymous } from '../linux/memory.ts';
 import { PollEvent } from '../linux/poll.ts';
-import { setUnsentLowWatermark, setUserTimeout, shutdownWrite } from '../linux/socket-options.ts';
+import {
+  setReceiveBuffer,
+  setUnsentLowWatermark,
+  setUserTimeout,
+  shutdownWrite,
+} from '../linux/socket-options.ts';
 import { OpenStreamDecoder } from '../wire/open-stream-decoder.ts';
 import { ReturnPathDecoder } from '../wire/return-path-decoder.ts';
 import { StreamError } from '../wire/stream-error.ts';
@@ -26,7 +31,11 @@ import type { RelayObserver } from './relay-observer.ts';
 
 const STREAM_BUFFER_BYTES = 256 * 1024;
 const RETURN_BUFFER_BYTES = 64 * 1024;
-/** What a requested page may wait behind in the kernel, on its way out. */
+/**
+ * What a requested page may wait behind in the kernel here, on its way in and out. A source that pushes more than the
+ * destination places would fill all that the kernel offers, at both of our connections.
+ */
+const UNREAD_BYTES = 512 * 1024;
 const UNSENT_BYTES = 128 * 1024;
 /** A peer that acknowledges nothing for so long is gone, or the network to it is. */
 const PEER_TIMEOUT_MS = 60_000;
@@ -219,6 +228,7 @@ export class RelayLeg {
 
   #onPostcopy(): void {
     this.#wasPostcopy = true;
+    if (this.fds.sourceTakesBytes) setReceiveBuffer(this.fds.sourceFd, UNREAD_BYTES);
     if (this.fds.destinationSendsBytes) setUnsentLowWatermark(this.fds.destinationFd, UNSENT_BYTES);
   }
 
