@@ -42,8 +42,6 @@ const PEER_TIMEOUT_MS = 60_000;
 /** When the migration is over, how long a side may take to close its connection. */
 const LINGER_MS = 10_000;
 
-const MULTIFD_FIRST_BYTE = 0x11;
-
 /**
  * How a leg ended:
  *   done     the stream has passed whole, and the destination has not said that it failed
@@ -164,7 +162,7 @@ export class RelayLeg {
       this.#checkEnd();
     } catch (error) {
       if (!(error instanceof StreamError)) throw error;
-      this.#finish({ kind: 'illegal', text: this.#illegalText(error) });
+      this.#finish({ kind: 'illegal', text: `illegal byte at 0x${error.at.toString(16)}: ${error.message}` });
     }
   }
 
@@ -361,13 +359,5 @@ export class RelayLeg {
     } catch (error) {
       if (!(error instanceof SyscallError) && !(error instanceof StreamError)) throw error;
     }
-  }
-
-  #illegalText(error: StreamError): string {
-    const first = this.#decoder.undecoded[0];
-    if (error.code === 'BAD_MAGIC' && this.#decoder.bytesDecoded === 0 && first === MULTIFD_FIRST_BYTE) {
-      return 'a connection of multifd came instead of the main one; switch the capability "multifd" off on both sides';
-    }
-    return `illegal byte at 0x${error.at.toString(16)}: ${error.message}`;
   }
 }

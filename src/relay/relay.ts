@@ -3,23 +3,29 @@
  *
  * The main thread accepts and connects, a thread of its own moves the bytes (relay-loop.ts). A migration has one connection,
  * and in postcopy another one for each recovery. One that comes while the first is alive is of a capability that a relay
- * cannot serve, of a recovery whose old connection is dead, or of a stranger: its first bytes tell.
+ * cannot serve, of a recovery whose old connection is dead, or of a stranger: its first byte tells. Nobody is connected to the
+ * destination before he has said something that a source says, since a destination takes one connection only.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { peek } from '../linux/socket-options.ts';
 import type { Channel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
 import { listenChannel } from '../transport/listen.ts';
-import type { Listener } from '../transport/listener.ts';
+import { FILE_MAGIC, SectionType } from '../wire/sections.ts';
+import { Arrivals } from './arrivals.ts';
 import type { LegEnd } from './relay-leg.ts';
 import type { RelayReport, RelayState } from './relay-report.ts';
 import { RelayThread } from './relay-thread-client.ts';
 
+/** How long a source may take to say its first byte. */
+const FIRST_BYTE_MS = 10_000;
 /** How long an additional connection may be silent before it is taken for the channel of postcopy-preempt. */
 const SILENT_MS = 1000;
 const PEEK_EVERY_MS = 10;
-const COMMAND_BYTE = 0x08;
-const MULTIFD_FIRST_BYTE = 0x11;
+/** What connections begin with: a migration, its recovery, a channel of multifd. */
+const MAGIC_BYTE = FILE_MAGIC >>> 24;
+const COMMAND_BYTE = SectionType.COMMAND;
+const MULTIFD_BYTE = 0x11;
 
 export interface RelayOptions {
   readonly listenUri: string;
@@ -78,49 +84,74 @@ class Relay {
     this.#thread.on('message', ({ text }) => onMessage(text));
     this.#thread.on('report', ({ report }) => onProgress?.(report));
     const listener = await listenChannel(listenUri);
+    const arrivals = new Arrivals(listener);
     const ticker = setInterval(() => {
       if (this.#legEnded !== undefined && onProgress !== undefined) this.#thread.post({ kind: 'query' });
     }, 1000);
     try {
       onMessage(`waiting for a source at ${listener.address}`);
-      const isDone = await this.#serve(listener);
+      const isDone = await this.#serve(arrivals, listener.address);
       return { report: await this.#thread.close(), isDone };
     } finally {
       clearInterval(ticker);
       this.#stop.abort();
       this.#next?.close();
+      arrivals.close();
       listener.close();
     }
   }
 
   /** @returns whether the migration has passed whole */
-  async #serve(listener: Listener): Promise<boolean> {
+  async #serve(arrivals: Arrivals, address: string): Promise<boolean> {
     const { onMessage, signal } = this.#options;
     for (;;) {
-      const source = this.#next ?? (await this.#accept(listener));
+      const source = this.#next ?? (await this.#nextSource(arrivals));
       this.#next = undefined;
       if (source === undefined) return false;
-      const end = await this.#relay(source, listener);
+      const end = await this.#relay(source, arrivals);
       if (end?.kind === 'done') return true;
       if (signal.aborted) return false;
       const text = end !== undefined && 'text' in end ? end.text : undefined;
       if (text !== undefined) onMessage(text);
       if (!this.#isPostcopy || end?.kind === 'illegal' || end?.kind === 'refused') return false;
-      onMessage(`postcopy is interrupted; waiting for its recovery at ${listener.address}`);
+      onMessage(`postcopy is interrupted; waiting for its recovery at ${address}`);
     }
   }
 
-  async #accept(listener: Listener): Promise<Channel | undefined> {
-    try {
-      return await listener.accept({ signal: this.#stop.signal });
-    } catch (error) {
+  /** Waits for a connection that begins as one of a source, of a migration or of its recovery. */
+  async #nextSource(arrivals: Arrivals): Promise<Channel | undefined> {
+    const { onMessage } = this.#options;
+    for (;;) {
+      const channel = await arrivals.next(this.#stop.signal);
+      if (channel === undefined || !channel.hasReturnPath) return channel;
+      const first = await firstByte(channel, FIRST_BYTE_MS, this.#stop.signal);
+      if (first === COMMAND_BYTE || (first === MAGIC_BYTE && !this.#isPostcopy)) return channel;
+      channel.close();
       if (this.#stop.signal.aborted) return undefined;
-      throw error;
+      switch (first) {
+        case 'closed':
+        case 'silent':
+          onMessage(`a connection from ${channel.peer} said nothing and was closed`);
+          break;
+        case MULTIFD_BYTE:
+          onMessage(
+            'a connection of multifd came instead of the main one; switch the capability "multifd" off on both sides',
+          );
+          return undefined;
+        default:
+          onMessage(
+            `a connection from ${channel.peer} was refused: ${
+              first === MAGIC_BYTE
+                ? 'it begins a migration, and one that was interrupted must go on first'
+                : 'it is no migration stream'
+            }`,
+          );
+      }
     }
   }
 
   /** @returns how the leg ended; undefined if the destination of a recovery could not be reached */
-  async #relay(source: Channel, listener: Listener): Promise<LegEnd | undefined> {
+  async #relay(source: Channel, arrivals: Arrivals): Promise<LegEnd | undefined> {
     const { onMessage, connectUri, signal } = this.#options;
     onMessage(`source at ${source.peer}`);
     let destination: Channel;
@@ -141,7 +172,7 @@ class Relay {
     const onAbort = () => this.#thread.post({ kind: 'end-leg', end: { kind: 'stopped' } });
     signal.addEventListener('abort', onAbort, { once: true });
     if (signal.aborted) onAbort();
-    const watched = this.#watchExtraConnections(listener, watching.signal);
+    const watched = this.#watchExtraConnections(arrivals, watching.signal);
     try {
       const end = await ended;
       this.#isPostcopy = end.isPostcopy;
@@ -156,21 +187,18 @@ class Relay {
   }
 
   /** Looks at every connection that comes while the first is alive. */
-  async #watchExtraConnections(listener: Listener, signal: AbortSignal): Promise<void> {
-    while (!signal.aborted && this.#next === undefined) {
-      let channel: Channel;
-      try {
-        channel = await listener.accept({ signal });
-      } catch {
-        return; // The leg has ended, or there is only one channel.
-      }
+  async #watchExtraConnections(arrivals: Arrivals, signal: AbortSignal): Promise<void> {
+    while (this.#next === undefined) {
+      // A listener with one channel has no more: what is under way does not mind.
+      const channel = await arrivals.next(signal).catch(() => undefined);
+      if (channel === undefined) return;
       await this.#judge(channel, signal);
     }
   }
 
   async #judge(channel: Channel, signal: AbortSignal): Promise<void> {
     const { onMessage } = this.#options;
-    const first = await firstByte(channel, signal);
+    const first = await firstByte(channel, SILENT_MS, signal);
     if (first === COMMAND_BYTE) {
       // The source has given its old connection up, and nobody told us.
       this.#next = channel;
@@ -192,7 +220,7 @@ class Relay {
           'postcopy-preempt',
         );
         return;
-      case MULTIFD_FIRST_BYTE:
+      case MULTIFD_BYTE:
         this.#refuse('sends pages over further connections', 'multifd');
         return;
       default:
@@ -207,8 +235,12 @@ class Relay {
 }
 
 /** What a connection begins with, without taking it. */
-async function firstByte(channel: Channel, signal: AbortSignal): Promise<number | 'silent' | 'closed'> {
-  const endsAtMs = performance.now() + SILENT_MS;
+async function firstByte(
+  channel: Channel,
+  limitMs: number,
+  signal: AbortSignal,
+): Promise<number | 'silent' | 'closed'> {
+  const endsAtMs = performance.now() + limitMs;
   while (performance.now() < endsAtMs && !signal.aborted) {
     try {
       const bytes = peek(channel.fd, 1);

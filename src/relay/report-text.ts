@@ -41,7 +41,9 @@ export function relayReportText(report: RelayReport): string {
     lines.push(
       [
         'machine',
-        `${report.machineType ?? 'not said'}, ${formatBytes(report.ramBytes)} in ${formatCount(report.blocks)} blocks`,
+        report.machineType === null
+          ? 'not said: the relay has not seen the beginning'
+          : `${report.machineType}, ${formatBytes(report.ramBytes)} in ${formatCount(report.blocks)} blocks`,
       ],
       ['states', report.states.map(({ state, atMs }) => `${state} ${formatMs(atMs)}`).join(', ')],
       [

@@ -201,7 +201,9 @@ suite('postcopy relay', { timeout: 120_000 }, () => {
     const folder = tempFolder(t);
     const nowhere = await RelayProcess.start(t, `unix:${join(folder, 'nobody')}`);
     const [, host = '', port] = /^tcp:(.*):(\d+)$/.exec(nowhere.address) ?? [];
-    createConnection(Number(port), host).on('error', () => {});
+    createConnection(Number(port), host)
+      .on('error', () => {})
+      .write(fileHeader);
     assert.deepEqual(await nowhere.untilExit(), FAILED);
     assert.match(nowhere.stderr, /Failed to connect to "unix:.*nobody"/);
     const bad = await runProgram(t, ['relay', 'tcp:1', 'tcp:127.0.0.1:1']);
@@ -215,8 +217,8 @@ suite('postcopy relay', { timeout: 120_000 }, () => {
   });
 });
 
-/** A relay between two sockets that the test holds. */
-async function betweenSockets(t: TestContext) {
+/** A relay between two sockets that the test holds. @param first what the source says before there is a destination */
+async function betweenSockets(t: TestContext, first: Uint8Array) {
   const folder = tempFolder(t);
   const sockets: Socket[] = [];
   const server = createServer();
@@ -244,6 +246,7 @@ async function betweenSockets(t: TestContext) {
     rmSync(folder, { recursive: true, force: true });
   });
   const source = await open();
+  source.write(first);
   const destination = await accepted;
   const got = { destination: Buffer.alloc(0), source: Buffer.alloc(0) };
   destination.on('data', (bytes) => (got.destination = Buffer.concat([got.destination, bytes])));
@@ -263,8 +266,8 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
   );
 
   test('passes each record on when it is complete, and waits for nothing behind it', async (t) => {
-    const { source, destination, got, untilGot, relay } = await betweenSockets(t);
-    source.write(concatenate(begun, pages.subarray(0, 2000)));
+    const first = concatenate(begun, pages.subarray(0, 2000));
+    const { source, destination, got, untilGot, relay } = await betweenSockets(t, first);
     await untilGot('destination', begun);
     source.write(pages.subarray(2000, 4096 + 15 + 3));
     await untilGot('destination', concatenate(begun, pages.subarray(0, 4096 + 15)));
@@ -281,8 +284,8 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
   });
 
   test('passes a whole postcopy on, whatever pieces it comes in, and what is said to it', async (t) => {
-    const { source, destination, untilGot, relay } = await betweenSockets(t);
-    for (let position = 0; position < postcopyStream.length; position += 997) {
+    const { source, destination, untilGot, relay } = await betweenSockets(t, postcopyStream.subarray(0, 3));
+    for (let position = 3; position < postcopyStream.length; position += 997) {
       source.write(postcopyStream.subarray(position, position + 997));
       await new Promise(setImmediate);
     }
@@ -299,10 +302,9 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
   });
 
   test('takes a recovery for the end of the connection before it, which nobody closed', async (t) => {
-    const { source, destination, untilGot, relay, open, accept } = await betweenSockets(t);
     const untilRam = Buffer.from(postcopyStream).lastIndexOf(ramPart);
     const inPostcopy = postcopyStream.subarray(0, untilRam);
-    source.write(inPostcopy);
+    const { source, destination, untilGot, relay, open, accept } = await betweenSockets(t, inPostcopy);
     await untilGot('destination', inPostcopy);
     const again = await open();
     const accepted = accept();
@@ -335,8 +337,7 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
     },
   ]) {
     test(`keeps ${what} from the source`, async (t) => {
-      const { source, destination, untilGot, relay, got } = await betweenSockets(t);
-      source.write(begun);
+      const { source, destination, untilGot, relay, got } = await betweenSockets(t, begun);
       await untilGot('destination', begun);
       destination.write(fromHex(bytes));
       await once(source, 'close');
@@ -347,8 +348,7 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
   }
 
   test('refuses strangers, and what opens further connections', async (t) => {
-    const { source, untilGot, relay, open } = await betweenSockets(t);
-    source.write(begun);
+    const { untilGot, relay, open } = await betweenSockets(t, begun);
     await untilGot('destination', begun);
     const stranger = await open();
     stranger.write('GET / HTTP/1.0\r\n\r\n');
@@ -360,10 +360,37 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
     assert.match(relay.stderr, /switch the capability "postcopy-preempt" off on both sides/);
   });
 
-  test('knows multifd by its first bytes, whichever connection comes first', async (t) => {
-    const { source, relay } = await betweenSockets(t);
-    source.write(fromHex('11223344 00000001'));
+  test('waits for a source, and connects no stranger to the destination', async (t) => {
+    const folder = tempFolder(t);
+    const server = createServer().listen(join(folder, 'out'));
+    atEnd(t, () => server.close());
+    let connections = 0;
+    server.on('connection', () => connections++);
+    const path = join(folder, 'in');
+    const relay = await RelayProcess.start(t, `unix:${join(folder, 'out')}`, { listenUri: `unix:${path}` });
+    const say = (bytes: string | Uint8Array) =>
+      createConnection(path)
+        .on('error', () => {})
+        .end(bytes);
+    say('');
+    await relay.untilSaid(/a connection from unix:.* said nothing and was closed/);
+    say('GET / HTTP/1.0\r\n\r\n');
+    await relay.untilSaid(/a connection from unix:.* was refused: it is no migration stream/);
+    say(fromHex('11223344 00000001'));
     assert.deepEqual(await relay.untilExit(), FAILED);
     assert.match(relay.stderr, /switch the capability "multifd" off on both sides/);
+    assert.equal(connections, 0);
+  });
+
+  test('passes on the recovery of a migration that it has not seen', async (t) => {
+    const first = fromHex('08 000a 0007 06 70632e72616d 08 000a 0005 04 68756765 08 0009 0000');
+    const { source, destination, untilGot, relay } = await betweenSockets(t, first);
+    source.write(concatenate(ramPart, pages, ramEosAndFooter, ramEnd, eof));
+    await untilGot('destination', concatenate(first, ramPart, pages, ramEosAndFooter, ramEnd, eof));
+    destination.end(encodeShut(0));
+    await untilGot('source', encodeShut(0));
+    source.end();
+    assert.deepEqual(await relay.untilExit(), FINE, relay.stderr);
+    assert.equal(relay.report.postcopyPages.normal, 3);
   });
 });
