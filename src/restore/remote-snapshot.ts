@@ -51,11 +51,20 @@ export async function openRemoteSnapshot(options: RemoteSnapshotOptions): Promis
   const fetching = new FetchingThread(options);
   try {
     fetching.connect(await openConnection(options));
-    return new RemoteSnapshot(options, fetching, await fetching.identified);
+    const identified = await Promise.race([fetching.identified, aborted(options.signal)]);
+    return new RemoteSnapshot(options, fetching, identified);
   } catch (error) {
     await fetching.close();
     throw error;
   }
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const onAbort = () => reject(new RemoteSnapshotError('Interrupted'));
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+  });
 }
 
 async function openConnection({ uri, signal }: RemoteSnapshotOptions): Promise<number> {

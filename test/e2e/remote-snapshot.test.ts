@@ -3,7 +3,7 @@
  */
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync } from 'node:fs';
-import { connect, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { signalEventfd } from '../../src/linux/poll.ts';
@@ -202,7 +202,7 @@ test('a page that is needed comes though nothing is read ahead', async (t) => {
 
 test('a server that is gone is found again, and asked for the rest', async (t) => {
   const { folder, server, reports, messages, open } = await makeRig(t);
-  const remote = await open({ maxBytesPerSecond: 8_000_000 });
+  const remote = await open({ maxBytesPerSecond: 2_000_000 });
   await server.close();
   assert.equal(reports[0]?.outcome, 'ended-here');
   await until('the loss', () => messages.some((text) => /is lost: the server closed it|reset/.test(text)));
@@ -273,4 +273,22 @@ test('hostile clients end their own sessions, and nobody else notices', async (t
   const remote = await rig.open();
   await complete(remote);
   proveCache(remote);
+});
+
+test('waiting for a server that says nothing can be interrupted', async (t) => {
+  const silent = createServer();
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  const sockets: Socket[] = [];
+  silent.on('connection', (socket) => sockets.push(socket));
+  atEnd(t, () => {
+    for (const socket of sockets) socket.destroy();
+    silent.close();
+  });
+  const interrupt = new AbortController();
+  const { port } = silent.address() as AddressInfo;
+  const opening = openClient(t, `tcp:127.0.0.1:${port}`, tempFolder(t), [], { signal: interrupt.signal });
+  opening.catch(() => {});
+  await until('the connection', () => sockets.length === 1);
+  interrupt.abort();
+  await assert.rejects(inTime('the end', opening), /Interrupted/);
 });

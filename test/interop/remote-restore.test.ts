@@ -18,7 +18,7 @@ import { needsQemu, QEMU, type Qemu } from './qemu.ts';
 import { proveRestored, quit, restore, type Saved, save } from './saved-guest.ts';
 
 /** Of what the guest has not asked for: so little that most is still missing when a test does its deed. */
-const SLOW = ['--max-bandwidth', '1M'];
+const SLOW = ['--max-bandwidth', '128K'];
 const BIG = { guest: 'counter', memoryMib: 64, rangeMib: 24 } as const;
 
 const NO_DEVICES = ['--', QEMU, '-display', 'none', '-nodefaults', '-accel', 'tcg'];
@@ -153,7 +153,7 @@ suite('restore from another host', { timeout: 180_000 }, () => {
     if (!needsQemu(t)) return;
     const { saved, server, args } = await serve(t, BIG);
     const proxy = await TcpProxy.start(t, Number(server.address.split(':').at(-1)));
-    const qemu = await restore(t, saved, { from: proxy.uri, args: [...args, '--max-bandwidth', '4M'] });
+    const qemu = await restore(t, saved, { from: proxy.uri, args: [...args, ...SLOW] });
     for (let break_ = 1; break_ <= 3; break_++) {
       await until(`session ${break_}`, () => (server.stderr.match(/has connected/g) ?? []).length >= break_);
       proxy.cut();
