@@ -11,6 +11,7 @@ const SO_RCVBUF = 8;
 const SO_DOMAIN = 39;
 const AF_UNIX = 1;
 const SHUT_WR = 1;
+const SHUT_RDWR = 2;
 const ENOTCONN = 107;
 const MSG_PEEK = 2;
 const MSG_DONTWAIT = 64;
@@ -62,6 +63,16 @@ export function setReceiveBuffer(fd: number, bytes: number): void {
 /** `shutdown(fd, SHUT_WR)`: the peer reads the end, and may still answer. Of a socket that is not connected any more, nothing. */
 export function shutdownWrite(fd: number): void {
   if (Number(shutdownCall(fd, SHUT_WR)) === -1 && lastErrno() !== ENOTCONN) {
+    throw new SyscallError('shutdown', lastErrno(), String(fd));
+  }
+}
+
+/**
+ * `shutdown(fd, SHUT_RDWR)`: whoever waits to read or write, in any thread, goes on with an end or an error. Of a socket that
+ * is not connected any more, nothing.
+ */
+export function shutdownBoth(fd: number): void {
+  if (Number(shutdownCall(fd, SHUT_RDWR)) === -1 && lastErrno() !== ENOTCONN) {
     throw new SyscallError('shutdown', lastErrno(), String(fd));
   }
 }

@@ -101,3 +101,12 @@ test('PageBitmap refuses ranges and memory that do not fit', () => {
   assert.throws(() => new PageBitmap(10).setRange(5, 6), /Pages 5 to 11 are not within a bitmap of 10/);
   assert.throws(() => new PageBitmap(33, new Int32Array(1)), /needs 2 words, got 1/);
 });
+
+test('PageBitmap.toBytes() puts page 0 into bit 0 of byte 0, and fromBytes() reads that', () => {
+  const bitmap = new PageBitmap(41);
+  for (const page of [0, 9, 31, 32, 40]) bitmap.set(page);
+  assert.deepEqual(bitmap.toBytes(), Uint8Array.of(0x01, 0x02, 0x00, 0x80, 0x01, 0x01));
+  const again = PageBitmap.fromBytes(41, Uint8Array.of(0x01, 0x02, 0x00, 0x80, 0x01, 0x01, 0xff, 0xff));
+  assert.deepEqual(again.words, bitmap.words);
+  assert.throws(() => PageBitmap.fromBytes(41, new Uint8Array(5)), /needs 6 bytes, got 5/);
+});

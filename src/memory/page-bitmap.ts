@@ -34,6 +34,19 @@ export class PageBitmap {
     );
   }
 
+  /** @param bytes as `toBytes` makes them; longer ones are cut off. @throws {RangeError} if they are too few */
+  static fromBytes(pageCount: number, bytes: Uint8Array): PageBitmap {
+    const bitmap = new PageBitmap(pageCount);
+    const neededBytes = Math.ceil(pageCount / 8);
+    if (bytes.length < neededBytes) {
+      throw new RangeError(`Bitmap of ${pageCount} pages needs ${neededBytes} bytes, got ${bytes.length}`);
+    }
+    for (let at = 0; at < neededBytes; at++) {
+      bitmap.words[at >>> 2]! |= (bytes[at] as number) << ((at & 3) * 8);
+    }
+    return bitmap;
+  }
+
   isSet(page: number): boolean {
     return ((Atomics.load(this.words, page >>> 5) >>> (page & 31)) & 1) === 1;
   }
@@ -77,6 +90,13 @@ export class PageBitmap {
     for (let word = 0; word < this.words.length; word++)
       complement.words[word] = ~(this.words[word] as number);
     return complement;
+  }
+
+  /** The bits in bytes, page 0 in bit 0 of byte 0. */
+  toBytes(): Uint8Array {
+    const bytes = new Uint8Array(Math.ceil(this.pageCount / 8));
+    for (let at = 0; at < bytes.length; at++) bytes[at] = (this.words[at >>> 2] as number) >>> ((at & 3) * 8);
+    return bytes;
   }
 
   /** Padding bits of the last word do not count. */

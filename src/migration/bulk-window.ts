@@ -34,6 +34,7 @@ export class BulkWindow {
   open(position: number): void {
     this.#sentPosition = position;
     this.#decodedPosition = position;
+    this.#lastPongAtMs = Number.NaN;
   }
 
   get sizeBytes(): number {

@@ -18,6 +18,13 @@ export class ControlQueue {
     this.#pendingBytes += message.length;
   }
 
+  /** What is not out yet never will be. */
+  clear(): void {
+    this.#messages.length = 0;
+    this.#writtenBytes = 0;
+    this.#pendingBytes = 0;
+  }
+
   /** Writes as much as fits. */
   writeTo(writer: ByteWriter): void {
     for (

@@ -37,5 +37,10 @@ export interface DestinationEffects {
   loadDevices(state: Uint8Array): void;
   /** The guest is ours. Answered by `guestResumed`; @param shouldRun false if it was paused at the source */
   resumeGuest(shouldRun: boolean): void;
+  /**
+   * After a recovery: ask once more for every page that was asked for and has not come, and send requests from here on.
+   * From `postcopy-paused` until then none may be sent.
+   */
+  requestPagesAgain(): void;
   statusChanged(status: MigrationStatus, error: Error | undefined): void;
 }

@@ -11,6 +11,7 @@ import {
   encodeDiscards,
   encodePackagedHeader,
   encodePing,
+  encodeRecvBitmapCommand,
   MigrationCommand,
 } from '../wire/commands.ts';
 import { concatenate, written } from '../wire/example-stream.ts';
@@ -65,7 +66,7 @@ export class DestinationRig {
   readonly requestTimes = new RequestTimes(RIG_BLOCKS);
   nowMs = 1000;
   readonly #buffer = new Uint8Array(MIN_STREAM_BUFFER_BYTES);
-  readonly #returnPath = new ReturnPathDecoder();
+  #returnPath = new ReturnPathDecoder();
 
   constructor(options: DestinationRigOptions = {}) {
     this.engine = new DestinationMigration({
@@ -80,6 +81,7 @@ export class DestinationRig {
         sendReturnPath: (message) => this.messages.push(...this.#returnPath.push(message)),
         loadDevices: (state) => this.effects.push(`load ${Buffer.from(state).toString('hex')}`),
         resumeGuest: (shouldRun) => this.effects.push(shouldRun ? 'resume' : 'stay paused'),
+        requestPagesAgain: () => this.effects.push('request again'),
         statusChanged: (status) => this.statuses.push(status),
       },
       clock: () => this.nowMs,
@@ -101,10 +103,18 @@ export class DestinationRig {
     }
   }
 
+  /** There is a new connection; its return path is decoded afresh. */
+  recover(): void {
+    this.#returnPath = new ReturnPathDecoder();
+    this.engine.recover(this.nowMs);
+  }
+
   /** The return path in words: `pong 3`, `shut 1`. */
   get answers(): string[] {
     return this.messages.map((message) => {
       if (message.type === 'pong') return `pong ${message.value}`;
+      if (message.type === 'recv-bitmap')
+        return `recv-bitmap ${message.idstr} ${Buffer.from(message.bitmap).toString('hex')}`;
       return message.type === 'shut' ? `shut ${message.status}` : message.type;
     });
   }
@@ -192,6 +202,9 @@ export function packaged(...pieces: readonly Uint8Array[]): Uint8Array {
   const content = concatenate(...pieces);
   return concatenate(encodePackagedHeader(content.length), content);
 }
+
+export const askBitmap = (block: number) => encodeRecvBitmapCommand(RIG_BLOCKS[block]?.idstr ?? '');
+export const resume = encodeCommand(MigrationCommand.POSTCOPY_RESUME);
 
 export const wholePackage = packaged(listen, devices(), ping(3), run);
 /** All of precopy's beginning, and every page once. */

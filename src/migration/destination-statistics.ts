@@ -4,6 +4,7 @@
 import type { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { GuestDowntime } from './destination.ts';
+import { Interruptions } from './interruptions.ts';
 import { LatencyRecorder } from './latency-recorder.ts';
 import type { MigrationInfo } from './migration-info.ts';
 import type { MigrationStatus, PostcopyIncomingState } from './states.ts';
@@ -24,6 +25,7 @@ export class DestinationStatistics {
   zeroPages = 0;
   pushedPages = 0;
   demandedPages = 0;
+  readonly interruptions = new Interruptions();
   readonly #requestLatency = new LatencyRecorder();
 
   constructor(totalBytes: number) {
@@ -80,6 +82,7 @@ export class DestinationStatistics {
       },
       ...(isPostcopy && { 'x-pages-demanded': this.demandedPages, 'x-pages-pushed': this.pushedPages }),
       ...(latency !== undefined && { 'x-page-request-latency-us': latency }),
+      ...this.interruptions.info(this.startedAtMs, untilMs),
     };
   }
 }

@@ -9,7 +9,8 @@
  * placing: from there on the main stream goes on being decoded while the device state is loaded and the guest begins.
  *
  * Before the guest runs here every error ends in `failed`: it still runs at the source. From RUN on every error ends in
- * `postcopy-paused`: the guest runs on until it needs a page that has not come.
+ * `postcopy-paused`: the guest runs on until it needs a page that has not come. With another connection, `recover` goes on:
+ * the source asks for what is here, and sends the rest. The thread that reads faults is told what was asked for in vain.
  */
 import assert from 'node:assert/strict';
 import { PageBitmap } from '../memory/page-bitmap.ts';
@@ -17,7 +18,7 @@ import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { Trace } from '../telemetry/trace-events.ts';
 import type { Command } from '../wire/commands.ts';
 import { decodeGlobalState, GLOBAL_STATE_IDSTR, GLOBAL_STATE_VERSION_ID } from '../wire/device-sections.ts';
-import { encodePong, encodeShut } from '../wire/return-path.ts';
+import { encodePong, encodeRecvBitmap, encodeResumeAck, encodeShut } from '../wire/return-path.ts';
 import type { BodySectionType } from '../wire/sections.ts';
 import { type ExpectedDevice, StreamDecoder } from '../wire/stream-decoder.ts';
 import { StreamError, type StreamErrorCode } from '../wire/stream-error.ts';
@@ -68,7 +69,9 @@ export interface GuestDowntime {
 
 export class DestinationMigration {
   readonly #options: DestinationOptions;
-  readonly #decoder: StreamDecoder;
+  #decoder: StreamDecoder;
+  /** Of RAM, as the source named it at the beginning. */
+  #ramSectionId = 0;
   readonly #statistics: DestinationStatistics;
   readonly #pageCount: number;
   /** Pages that the source said to discard. */
@@ -78,6 +81,9 @@ export class DestinationMigration {
   #error: Error | undefined;
   #incoming: PostcopyIncomingState = 'none';
   #isOver = false;
+  #isPaused = false;
+  /** Why the guest, whose machine has refused to run it, can have no use of more pages. */
+  #whyNoRecovery: string | undefined;
   #isReturnPathOpen = false;
   /** The decoder that waits while the machine loads its devices. */
   #waitingDecoder: StreamDecoder | undefined;
@@ -94,13 +100,7 @@ export class DestinationMigration {
     this.#pageCount = options.receivedBitmaps.reduce((sum, { pageCount }) => sum + pageCount, 0);
     this.#discarded = options.receivedBitmaps.map(({ pageCount }) => new PageBitmap(pageCount));
     this.#statistics = new DestinationStatistics(this.#pageCount * TARGET_PAGE_BYTES);
-    this.#decoder = new StreamDecoder({
-      buffer: options.buffer,
-      machineType: options.machineType,
-      blocks: options.memory.blocks,
-      devices: this.#expectedDevices(),
-      handler: this.#handler('stream'),
-    });
+    this.#decoder = this.#newDecoder();
   }
 
   get status(): MigrationStatus {
@@ -118,6 +118,11 @@ export class DestinationMigration {
   /** Nothing more will come of this migration. Bytes that still arrive are to be read and thrown away. */
   get isOver(): boolean {
     return this.#isOver;
+  }
+
+  /** The connection is lost, or was broken off: only `recover` goes on. */
+  get isPaused(): boolean {
+    return this.#isPaused;
   }
 
   // ---- inputs ----------------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ export class DestinationMigration {
     this.#nowMs = nowMs;
     this.#statistics.receivedBytes += countBytes;
     // Only a VM description can follow EOF. Whatever it is, the guest may run here already.
-    if (this.#isOver || this.#isStreamDone) return;
+    if (this.#isOver || this.#isPaused || this.#isStreamDone) return;
     this.#decoder.commit(countBytes);
     this.#run(this.#decoder);
   }
@@ -148,7 +153,7 @@ export class DestinationMigration {
   /** The source closed the connection, or it broke. */
   channelLost(cause: Error | undefined, nowMs: number): void {
     this.#nowMs = nowMs;
-    if (this.#isOver || this.#isStreamDone) return;
+    if (this.#isOver || this.#isPaused || this.#isStreamDone) return;
     try {
       if (cause !== undefined) throw cause;
       if (this.#waitingDecoder === this.#decoder)
@@ -163,7 +168,7 @@ export class DestinationMigration {
     this.#nowMs = nowMs;
     if (this.#isOver) return;
     const decoder = this.#waitingDecoder;
-    assert(decoder !== undefined);
+    assert(decoder !== undefined && !this.#isPaused);
     this.#waitingDecoder = undefined;
     this.#areDevicesLoaded = true;
     decoder.resume();
@@ -172,10 +177,33 @@ export class DestinationMigration {
 
   machineFailed(error: Error, nowMs: number): void {
     this.#nowMs = nowMs;
-    if (!this.#isOver)
-      this.#lose(
-        new MigrationError(`The device state could not be loaded: ${error.message}`, { cause: error }),
+    if (this.#isOver) return;
+    const what = this.#isResuming
+      ? 'The guest could not be resumed here'
+      : 'The device state could not be loaded';
+    if (this.#isResuming) this.#whyNoRecovery = `${what}: ${error.message}`;
+    if (!this.#isPaused) this.#lose(new MigrationError(`${what}: ${error.message}`, { cause: error }));
+  }
+
+  /** `migrate-pause`: breaks the connection off. @throws {MigrationError} outside postcopy */
+  pause(nowMs: number): void {
+    const canPause = ['postcopy-active', 'postcopy-recover'].includes(this.#status);
+    if (!canPause || !this.#isResuming || this.#isStreamDone) {
+      throw new MigrationError(
+        `migrate-pause is only supported in state "postcopy-active" or "postcopy-recover", not in "${this.#status}"`,
       );
+    }
+    this.channelLost(new MigrationError('broken off by migrate-pause'), nowMs);
+  }
+
+  /** There is a new connection: the source asks what is here. @throws {MigrationError} if there is nothing to recover */
+  recover(nowMs: number): void {
+    this.#nowMs = nowMs;
+    if (!this.#isPaused) throw new MigrationError('Migrate recover can only be run when postcopy is paused.');
+    if (this.#whyNoRecovery !== undefined) throw new MigrationError(this.#whyNoRecovery);
+    this.#isPaused = false;
+    this.#decoder = this.#newDecoder({ ramSectionId: this.#ramSectionId });
+    this.#move('postcopy-recover');
   }
 
   /** @param downtime undefined if the guest stays paused */
@@ -184,7 +212,7 @@ export class DestinationMigration {
     this.#isGuestOurs = true;
     this.#statistics.resumedAtMs = nowMs;
     this.#statistics.downtime = downtime;
-    if (!this.#isOver && this.#isStreamDone) this.#complete();
+    if (!this.#isOver && !this.#isPaused && this.#isStreamDone) this.#complete();
   }
 
   info(nowMs: number): MigrationInfo {
@@ -199,8 +227,19 @@ export class DestinationMigration {
 
   // ---- stream ----------------------------------------------------------------------------------------------
 
+  #newDecoder(resumed?: { readonly ramSectionId: number }): StreamDecoder {
+    return new StreamDecoder({
+      buffer: this.#options.buffer,
+      machineType: this.#options.machineType,
+      blocks: this.#options.memory.blocks,
+      devices: this.#expectedDevices(),
+      handler: this.#handler('stream'),
+      ...(resumed !== undefined && { resumed }),
+    });
+  }
+
   #run(decoder: StreamDecoder): void {
-    if (this.#isOver) return;
+    if (this.#isOver || this.#isPaused) return;
     try {
       decoder.run();
       if (decoder === this.#package && this.#waitingDecoder !== decoder) decoder.end();
@@ -248,6 +287,9 @@ export class DestinationMigration {
 
   #placePage(block: number, page: number, position: number, received: PageBitmap): void {
     const { clock, memory, requestTimes, trace } = this.#options;
+    // The bitmaps that the source goes by would be out of date.
+    if (this.#status === 'postcopy-recover')
+      throw this.#refuse('BAD_SECTION', 'A page came before POSTCOPY_RESUME');
     const offset = page * TARGET_PAGE_BYTES;
     // A second copy cannot be told from one that a discard was forgotten for; the memory would be silently wrong.
     if (received.isSet(page)) throw this.#placedTwice(block, offset);
@@ -296,7 +338,9 @@ export class DestinationMigration {
       this.#resumeGuest();
       return;
     }
-    const missing = this.#pageCount - this.#receivedPages;
+    if (this.#status === 'postcopy-recover')
+      throw this.#refuse('BAD_SECTION', 'The end of the stream came before POSTCOPY_RESUME');
+    const missing = this.#missingPages;
     if (missing > 0)
       throw this.#refuse('TRUNCATED', `The source says that all is sent, but ${missing} pages never came`);
     this.#endStream();
@@ -350,12 +394,17 @@ export class DestinationMigration {
         return;
       case 'switchover-start':
         return;
+      case 'recv-bitmap':
+        if (this.#status !== 'postcopy-recover') break;
+        this.#sendBitmap(command.idstr);
+        return;
+      case 'postcopy-resume':
+        if (this.#status !== 'postcopy-recover') break;
+        this.#goOn();
+        return;
       default:
-        throw this.#refuse(
-          'BAD_COMMAND',
-          `Command "${command.type}" has no place in state "${this.#status}"`,
-        );
     }
+    throw this.#refuse('BAD_COMMAND', `Command "${command.type}" has no place in state "${this.#status}"`);
   }
 
   #advise(pageSizeSummary: number, targetPageBytes: number): void {
@@ -432,6 +481,53 @@ export class DestinationMigration {
     return INCOMING_ORDER.indexOf(this.#incoming) >= INCOMING_ORDER.indexOf('listening');
   }
 
+  // ---- recovery --------------------------------------------------------------------------------------------
+
+  #sendBitmap(idstr: string): void {
+    const { memory, receivedBitmaps, trace, effects } = this.#options;
+    const block = memory.blocks.findIndex((candidate) => candidate.idstr === idstr);
+    const received = receivedBitmaps[block];
+    assert(received !== undefined, 'the decoder has checked the block');
+    const message = encodeRecvBitmap(idstr, received.toBytes());
+    if (trace.isEnabled('send_rp_message'))
+      trace.emit('send_rp_message', { message: 'recv-bitmap', bytes: message.length });
+    effects.sendReturnPath(message);
+  }
+
+  /** Pages come again from here on, those first that the guest waits for. */
+  #goOn(): void {
+    const { effects, trace } = this.#options;
+    this.#error = undefined;
+    const pausedMs = this.#statistics.interruptions.ended(this.#nowMs);
+    this.#move('postcopy-active');
+    if (trace.isEnabled('send_rp_message'))
+      trace.emit('send_rp_message', { message: 'resume-ack', bytes: 4 });
+    effects.sendReturnPath(encodeResumeAck());
+    effects.requestPagesAgain();
+    if (trace.isEnabled('postcopy_pause_incoming_continued')) {
+      const { recoveries } = this.#statistics.interruptions;
+      const missingPages = this.#missingPages;
+      trace.emit('postcopy_pause_incoming_continued', { missingPages, recoveries, pausedMs });
+    }
+  }
+
+  #interrupt(why: Error): void {
+    const missing = this.#missingPages;
+    const lost = this.#status === 'postcopy-recover' ? 'Recovery failed' : 'Connection lost in postcopy';
+    this.#error = new MigrationError(
+      this.#whyNoRecovery ??
+        `${lost}: ${why.message}. The guest runs here until it needs one of ${missing} pages that are only at the ` +
+          'source. Keep both processes, and recover the migration: migrate_recover here, then "migrate -r" at the source',
+      { cause: why },
+    );
+    this.#isPaused = true;
+    this.#ramSectionId = this.#decoder.ramSectionId ?? this.#ramSectionId;
+    this.#statistics.interruptions.began(this.#nowMs);
+    this.#move('postcopy-paused');
+    if (this.#options.trace.isEnabled('postcopy_pause_incoming'))
+      this.#options.trace.emit('postcopy_pause_incoming', { missingPages: missing });
+  }
+
   // ---- ends ------------------------------------------------------------------------------------------------
 
   #resumeGuest(): void {
@@ -454,21 +550,15 @@ export class DestinationMigration {
 
   /** The stream cannot be taken further. */
   #lose(error: Error): void {
-    if (this.#isOver) return;
-    this.#isOver = true;
+    if (this.#isOver || this.#isPaused) return;
     this.#decoder.pause();
     this.#package?.pause();
-    this.#statistics.endedAtMs = this.#nowMs;
-    if (this.#isResuming && this.#status === 'postcopy-active') {
-      const missing = this.#pageCount - this.#receivedPages;
-      this.#error = new MigrationError(
-        `Connection lost in postcopy: ${error.message}. The guest runs here until it needs one of ${missing} pages ` +
-          'that are only at the source',
-        { cause: error },
-      );
-      this.#move('postcopy-paused');
+    if (this.#isResuming && this.#isListening) {
+      this.#interrupt(error);
       return;
     }
+    this.#isOver = true;
+    this.#statistics.endedAtMs = this.#nowMs;
     this.#error = error;
     this.#shut(1);
     this.#move('failed');
@@ -507,8 +597,8 @@ export class DestinationMigration {
     return new StreamError(code, what, this.#decoder.bytesDecoded);
   }
 
-  get #receivedPages(): number {
-    return this.#options.receivedBitmaps.reduce((sum, bitmap) => sum + bitmap.count(), 0);
+  get #missingPages(): number {
+    return this.#pageCount - this.#options.receivedBitmaps.reduce((sum, bitmap) => sum + bitmap.count(), 0);
   }
 
   #expectedDevices(): ExpectedDevice[] {

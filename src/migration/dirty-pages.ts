@@ -120,6 +120,21 @@ export class DirtyPages {
     this.cursor.page = page;
   }
 
+  /** @returns the first dirty page of a block that is set in `other`, or -1 */
+  firstDirtyOf(block: number, other: PageBitmap): number {
+    return this.#dirty[block]?.nextSetInBoth(other, 0) ?? -1;
+  }
+
+  /** What the destination has is known: everything else is to be sent, however often it was before. */
+  becomeAllBut(held: readonly PageBitmap[]): void {
+    this.#dirty.forEach((bitmap, block) => {
+      bitmap.clearRange(0, bitmap.pageCount);
+      bitmap.addAll((held[block] as PageBitmap).complement());
+    });
+    this.moveTo();
+    this.#recount();
+  }
+
   isZero(block: number, page: number): boolean {
     if (!(this.#touched[block] as PageBitmap).isSet(page)) return true;
     return this.#memory.isZeroPage(block, page * TARGET_PAGE_BYTES);

@@ -76,6 +76,13 @@ export interface MigrationInfo {
   'x-page-request-latency-us'?: LatencySummary;
   /** Round trips of pings: over the stream, through the destination's engine, and back. */
   'x-ping-round-trip-us'?: LatencySummary;
+  /** Postcopy has lost its connection so often; `last-at-ms` is from the start of the migration to the last time. */
+  'x-interruptions'?: {
+    count: number;
+    recovered: number;
+    'total-ms': number;
+    'last-at-ms': number;
+  };
   /** Bytes by kind, headers included. */
   'x-bytes'?: {
     pages: number;

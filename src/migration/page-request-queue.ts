@@ -70,6 +70,12 @@ export class PageRequestQueue {
     (isRange ? this.#ranges : this.#pages).push(request);
   }
 
+  /** Nobody waits for them any more, or will ask again. */
+  clear(): void {
+    this.#pages.clear();
+    this.#ranges.clear();
+  }
+
   /** The request to serve next; only if there is one. */
   first(): PageRequest {
     return (this.#pages.length > 0 ? this.#pages : this.#ranges).first();
@@ -92,6 +98,11 @@ class Queue {
 
   push(request: PageRequest): void {
     this.#requests.push(request);
+  }
+
+  clear(): void {
+    this.#requests.length = 0;
+    this.#head = 0;
   }
 
   first(): PageRequest {

@@ -85,3 +85,23 @@ test('RequestTimes can share its memory', () => {
   assert.ok(new RequestTimes(BLOCKS, words).isRequested(1, 1));
   assert.equal(words.length, 10);
 });
+
+test('PageRequests.askAgain() names each page that was asked for and has not come, and its block first', () => {
+  const { messages, received, requests } = rig();
+  for (const page of [1, 2, 3]) requests.fault(0, page * 4096, 10);
+  requests.fault(1, 0, 10);
+  received[0]?.set(2);
+  messages.length = 0;
+  assert.equal(requests.askAgain(), 3);
+  assert.deepEqual(messages, [
+    `0003${'0013'}${'0000000000001000'}${'00001000'}06${Buffer.from('pc.ram').toString('hex')}`,
+    `0004${'000c'}${'0000000000003000'}${'00001000'}`,
+    `0003${'0010'}${'0000000000000000'}${'00001000'}03${Buffer.from('rom').toString('hex')}`,
+  ]);
+  messages.length = 0;
+  assert.equal(requests.fault(0, 0x1000, 20), 'already-requested');
+  received[0]?.setRange(0, 8);
+  received[1]?.setRange(0, 2);
+  assert.equal(requests.askAgain(), 0);
+  assert.deepEqual(messages, []);
+});

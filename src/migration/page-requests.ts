@@ -2,7 +2,7 @@
  * Page requests at the destination: turns faults of the guest into messages to the source.
  *
  * Runs where faults are read, on a thread of its own, beside the engine that places pages: both share which pages were
- * received and when each was asked for. Each page is asked for once.
+ * received and when each was asked for. Each page is asked for once on a connection.
  */
 import type { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -37,6 +37,11 @@ export class RequestTimes {
 
   setRequested(block: number, page: number, nowUs: number): void {
     Atomics.store(this.words, (this.#firstPages[block] as number) + page, (nowUs | 0) === 0 ? 1 : nowUs | 0);
+  }
+
+  /** Calls back for every page of a block that was ever asked for. */
+  forEachRequested(block: number, pageCount: number, onPage: (page: number) => void): void {
+    for (let page = 0; page < pageCount; page++) if (this.isRequested(block, page)) onPage(page);
   }
 
   /** @returns microseconds since the page was asked for, or -1 if it was not */
@@ -79,17 +84,41 @@ export class PageRequests {
    * @returns `received` if the page has come meanwhile: whoever waits may try again
    */
   fault(block: number, offset: number, nowUs: number): FaultOutcome {
-    const { idstr, pageSizeBytes } = this.#blocks[block] as RamBlockLayout;
+    const { pageSizeBytes } = this.#blocks[block] as RamBlockLayout;
     const start = offset - (offset % pageSizeBytes);
     const page = start / TARGET_PAGE_BYTES;
     if ((this.#received[block] as PageBitmap).isSet(page)) return 'received';
     if (this.#times.isRequested(block, page)) return 'already-requested';
     this.#times.setRequested(block, page, nowUs);
+    this.#request(block, start);
+    return 'requested';
+  }
+
+  /**
+   * There is a new connection, and what was asked for on the last one will not come: asks again for each page that has not.
+   *
+   * @returns how many
+   */
+  askAgain(): number {
+    this.#namedBlock = -1;
+    let count = 0;
+    this.#blocks.forEach(({ lengthBytes }, block) => {
+      const received = this.#received[block] as PageBitmap;
+      this.#times.forEachRequested(block, lengthBytes / TARGET_PAGE_BYTES, (page) => {
+        if (received.isSet(page)) return;
+        this.#request(block, page * TARGET_PAGE_BYTES);
+        count++;
+      });
+    });
+    return count;
+  }
+
+  #request(block: number, start: number): void {
+    const { idstr, pageSizeBytes } = this.#blocks[block] as RamBlockLayout;
     this.#writer.position = 0;
     if (block === this.#namedBlock) writeReqPages(this.#writer, start, pageSizeBytes);
     else writeReqPagesId(this.#writer, start, pageSizeBytes, idstr);
     this.#namedBlock = block;
     this.#send(this.#writer.subarray());
-    return 'requested';
   }
 }

@@ -30,6 +30,11 @@ export class PingLedger {
     this.#sent.set(value, { atMs, position });
   }
 
+  /** Those under way will not be answered any more. */
+  clear(): void {
+    this.#sent.clear();
+  }
+
   /** @returns undefined for a value that is not under way: the peer answers what was not asked */
   answered(value: number, nowMs: number): Pong | undefined {
     const ping = this.#sent.get(value);

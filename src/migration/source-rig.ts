@@ -11,7 +11,7 @@ import { encodePong, encodeReqPagesId } from '../wire/return-path.ts';
 import { MIN_STREAM_BUFFER_BYTES, StreamDecoder } from '../wire/stream-decoder.ts';
 import type { StreamHandler } from '../wire/stream-handler.ts';
 import { DEFAULT_CAPABILITIES } from './capabilities.ts';
-import { machineDevices } from './device-state.ts';
+import { machineDevices, RAM_SECTION_ID } from './device-state.ts';
 import { DEFAULT_PARAMETERS, type Parameters } from './parameters.ts';
 import type { PageRun } from './push-order.ts';
 import { SourceMigration } from './source.ts';
@@ -30,6 +30,7 @@ export interface SourceRigOptions {
   readonly quietBeforePushMs?: number;
   readonly availablePages?: readonly PageBitmap[];
   readonly isPulled?: boolean;
+  readonly isRecoverable?: boolean;
 }
 
 export class SourceRig {
@@ -46,19 +47,22 @@ export class SourceRig {
   readonly words: string[] = [];
   /** All bytes that `send` took. */
   readonly stream: Uint8Array[] = [];
+  readonly parameters: Parameters;
   nowMs = 1000;
   /** Content per block and page; a page that is absent was never touched, and reading it throws. */
   readonly #contents: readonly Map<number, number>[];
   readonly #dirty: Set<number>[];
   readonly #names: readonly string[];
   readonly #pageCounts: readonly number[];
-  readonly #decoder: StreamDecoder;
+  readonly #blocks: SourceMemory['blocks'];
+  #decoder: StreamDecoder;
   readonly #unansweredPings: number[] = [];
   readonly #target = new Uint8Array(256 * 1024);
 
   /** @param options.blocks page counts by name */
   constructor(options: SourceRigOptions = {}) {
     const { blocks: pageCounts = { 'pc.ram': 8 }, isPostcopyOn = true, hasReturnPath = true } = options;
+    this.parameters = { ...DEFAULT_PARAMETERS, ...options.parameters };
     this.#names = Object.keys(pageCounts);
     this.#pageCounts = Object.values(pageCounts);
     const blocks = Object.entries(pageCounts).map(([idstr, pages]) => ({
@@ -66,6 +70,7 @@ export class SourceRig {
       lengthBytes: pages * TARGET_PAGE_BYTES,
       pageSizeBytes: options.pageSizeBytes ?? TARGET_PAGE_BYTES,
     }));
+    this.#blocks = blocks;
     this.#contents = blocks.map(() => new Map());
     this.#dirty = blocks.map(() => new Set());
     this.engine = new SourceMigration({
@@ -75,11 +80,12 @@ export class SourceRig {
       machineType: RIG_MACHINE_TYPE,
       encodeDevices: machineDevices(RIG_DEVICE),
       capabilities: { ...DEFAULT_CAPABILITIES, 'postcopy-ram': isPostcopyOn },
-      parameters: { ...DEFAULT_PARAMETERS, ...options.parameters },
+      parameters: this.parameters,
       hasReturnPath,
       pushFirst: options.pushFirst ?? [],
       quietBeforePushMs: options.quietBeforePushMs ?? 0,
       isPulled: options.isPulled ?? false,
+      isRecoverable: options.isRecoverable ?? false,
       ...(options.availablePages !== undefined && { availablePages: options.availablePages }),
       effects: {
         pauseGuest: () => this.effects.push('pause'),
@@ -112,6 +118,20 @@ export class SourceRig {
       for (let page = 0; page < pageCount; page++) this.write(block, page, content);
     });
     return this;
+  }
+
+  /** There is a new connection, with a decoder at its end that knows nothing of the old one. */
+  recover(): void {
+    this.#unansweredPings.length = 0;
+    this.#decoder = new StreamDecoder({
+      buffer: new Uint8Array(MIN_STREAM_BUFFER_BYTES),
+      machineType: RIG_MACHINE_TYPE,
+      blocks: this.#blocks,
+      devices: DEVICES,
+      handler: this.#handler(''),
+      resumed: { ramSectionId: RAM_SECTION_ID },
+    });
+    this.engine.recover(this.nowMs);
   }
 
   /** One `fill`, sent and decoded. @returns the new words */
@@ -255,6 +275,9 @@ export class SourceRig {
         say(']');
         return;
       }
+      case 'recv-bitmap':
+        say(`recv-bitmap ${command.idstr}`);
+        return;
       default:
         say(command.type);
     }

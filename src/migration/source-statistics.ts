@@ -2,6 +2,7 @@
  * What a source counts, and the answer to `query-migrate` made from it.
  */
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import { Interruptions } from './interruptions.ts';
 import { LatencyRecorder } from './latency-recorder.ts';
 import type { MigrationInfo } from './migration-info.ts';
 import type { MigrationStatus } from './states.ts';
@@ -42,6 +43,7 @@ export class SourceStatistics {
   #measuredAtMs = Number.NaN;
   #measuredBytes = 0;
 
+  readonly interruptions = new Interruptions();
   readonly requestLatency = new LatencyRecorder();
   readonly pingRoundTrip = new LatencyRecorder();
 
@@ -106,6 +108,7 @@ export class SourceStatistics {
       }),
       ...(latency !== undefined && { 'x-page-request-latency-us': latency }),
       ...(roundTrip !== undefined && { 'x-ping-round-trip-us': roundTrip }),
+      ...this.interruptions.info(this.startedAtMs, untilMs),
       'x-bytes': {
         pages: this.pageBytes,
         'zero-pages': this.zeroPageBytes,

@@ -7,7 +7,7 @@
  *   fill(target)      the next bytes to send; 0 means nothing to send before `wakeAtMs` or the next input
  *   sent(bytes)       so many of them have left for good
  *   receive(bytes)    the return path
- *   guestPaused, devicesSaved, channelLost, cancel, startPostcopy, pagesArrived
+ *   guestPaused, devicesSaved, channelLost, cancel, startPostcopy, pagesArrived, pause, recover
  *
  * Phases, and what `fill` gives in each:
  *
@@ -19,10 +19,15 @@
  *   handover    (postcopy) discards and the package; its last byte hands the guest over
  *   postcopy    requested pages first, then pushed pages within the bulk window; those that can be read yet
  *   ending      nothing: all is sent, the destination's SHUT is awaited
+ *   paused      nothing: the connection is lost in postcopy; `recover` says that there is another
+ *   recovering  (on the new connection) asks what the destination has, and then whether it is ready to go on
  *   over
  *
  * Until the last byte of the package, or of the precopy stream, has left, the source can take its guest back. It still can
  * when the destination says SHUT with an error and has not answered the PING that stands right before RUN in the package.
+ *
+ * What was under way when a connection was lost may have arrived or not. So nothing of it is believed: the destination says
+ * page by page what it has, and everything else is sent, once more if need be. A recovery that fails changes nothing.
  */
 import assert from 'node:assert/strict';
 import type { PageBitmap } from '../memory/page-bitmap.ts';
@@ -34,6 +39,7 @@ import {
   encodeCommand,
   encodePackagedHeader,
   encodePing,
+  encodeRecvBitmapCommand,
   MigrationCommand,
   PingValue,
 } from '../wire/commands.ts';
@@ -55,6 +61,7 @@ import { ControlQueue } from './control-queue.ts';
 import { type DeviceEncoder, encodePackage, RAM_SECTION_ID, type StreamMessage } from './device-state.ts';
 import { DirtyPages } from './dirty-pages.ts';
 import { encodeDirtyDiscards } from './discards.ts';
+import { HeldPages } from './held-pages.ts';
 import { MigrationError } from './migration-error.ts';
 import type { MigrationInfo } from './migration-info.ts';
 import { locateRequest, PageRequestQueue } from './page-request-queue.ts';
@@ -77,7 +84,11 @@ const MIN_PRECOPY_CHUNK_BYTES = 16 * 1024;
 /** How long the timed or commanded switch waits for what is under way. */
 const SETTLE_MS = 1000;
 
+/** A destination that says nothing for so long during a recovery is not one, or is gone. */
+export const RECOVERY_SILENCE_MS = 30_000;
+
 const LOOK_THERE = 'It may run the guest: look there, and continue here with "cont" only if it does not';
+const HOW_TO_RECOVER = 'migrate_recover at the destination, then "migrate -r" here';
 
 type Phase =
   | 'idle'
@@ -89,6 +100,8 @@ type Phase =
   | 'handover'
   | 'postcopy'
   | 'ending'
+  | 'paused'
+  | 'recovering'
   | 'over';
 
 export interface SourceOptions {
@@ -116,6 +129,11 @@ export interface SourceOptions {
    * discard names for zero, and says SHUT when it has enough. Nothing is pushed. Default: false.
    */
   readonly isPulled?: boolean;
+  /**
+   * A connection that is lost in postcopy is waited for: `recover` goes on with another. Default: false, the migration is
+   * over then.
+   */
+  readonly isRecoverable?: boolean;
   readonly capabilities: Capabilities;
   readonly parameters: Parameters;
   /** Whether the channel carries bytes back. Without, the migration ends when everything is sent. */
@@ -128,7 +146,7 @@ export class SourceMigration {
   readonly #options: SourceOptions;
   readonly #pages: DirtyPages;
   readonly #requests = new PageRequestQueue();
-  readonly #returnPath = new ReturnPathDecoder();
+  #returnPath = new ReturnPathDecoder();
   readonly #pings = new PingLedger();
   readonly #window = new BulkWindow();
   readonly #limiter = new RateLimiter();
@@ -163,6 +181,10 @@ export class SourceMigration {
   #requestedAtMs = 0;
   /** Of the pages to push none can be read: more must arrive. */
   #isStarved = false;
+  /** What the destination says it has, during a recovery. */
+  #heldPages: HeldPages | undefined;
+  /** When the return path last said anything; during a recovery, at first when that began. */
+  #heardAtMs = 0;
 
   constructor(options: SourceOptions) {
     const { blocks } = options.memory;
@@ -217,6 +239,11 @@ export class SourceMigration {
     return this.#isPackageLoaded || (this.#status === 'completed' && this.#isPostcopyWanted);
   }
 
+  /** The connection is lost, or was broken off: only `recover` goes on. What is still to be written is void. */
+  get isPaused(): boolean {
+    return this.#phase === 'paused';
+  }
+
   /** Everything is sent; a channel without a return path may be closed now, and `peerFinished` called. */
   get isFlushed(): boolean {
     return (
@@ -252,7 +279,7 @@ export class SourceMigration {
 
   setParameters(parameters: Parameters, nowMs: number): void {
     this.#parameters = parameters;
-    const limit = this.#phase === 'postcopy' ? 'max-postcopy-bandwidth' : 'max-bandwidth';
+    const limit = this.#isInPostcopy ? 'max-postcopy-bandwidth' : 'max-bandwidth';
     this.#limiter.setLimit(parameters[limit], nowMs);
   }
 
@@ -277,7 +304,9 @@ export class SourceMigration {
           ? 'The migration is complete, there is nothing to cancel'
           : this.#status === 'device'
             ? 'Everything has been sent and the destination may run the guest already: too late to cancel'
-            : 'Postcopy migration in progress, cannot cancel.',
+            : this.#phase === 'paused'
+              ? `Postcopy migration in progress, cannot cancel. It is interrupted; recover it: ${HOW_TO_RECOVER}`
+              : 'Postcopy migration in progress, cannot cancel.',
       );
     }
     this.#move('cancelling');
@@ -333,6 +362,7 @@ export class SourceMigration {
 
   /** So many of the bytes that `fill` gave have left for good. */
   sent(bytes: number, nowMs: number): void {
+    if (this.#phase === 'paused') return;
     this.#sentBytes += bytes;
     if (this.#sentBytes < this.#handoverAt || !Number.isNaN(this.#statistics.handedOverAtMs)) return;
     this.#statistics.handedOverAtMs = nowMs;
@@ -352,11 +382,12 @@ export class SourceMigration {
    * A violation of the protocol is treated as a lost connection: no peer that commits one can be relied on.
    */
   receive(bytes: Uint8Array, nowMs: number): void {
-    if (this.#phase === 'over') return;
+    if (this.#phase === 'over' || this.#phase === 'paused') return;
+    this.#heardAtMs = nowMs;
     this.#statistics.returnPathBytes += bytes.length;
     try {
       for (const message of this.#returnPath.push(bytes)) {
-        if (this.isOver) return;
+        if (this.isOver || this.isPaused) return;
         this.#handleMessage(message, nowMs);
       }
       this.#returnPathBytes += bytes.length;
@@ -374,27 +405,55 @@ export class SourceMigration {
    * @param cause undefined if the peer closed in good order
    */
   channelLost(cause: Error | undefined, nowMs: number): void {
-    if (this.#phase === 'over') return;
+    if (this.#phase === 'over' || this.#phase === 'paused') return;
     const why = cause === undefined ? 'the destination closed it' : cause.message;
     if (this.#canTakeBack) {
       this.#fail(
         new MigrationError(`Connection lost before the guest was handed over: ${why}`, { cause }),
         nowMs,
       );
-    } else if (this.#status !== 'postcopy-active') {
+    } else if (!this.#isInPostcopy) {
       const what = 'Connection lost after everything was sent, before the destination said how it went';
       this.#end('failed', nowMs, new MigrationError(`${what}: ${why}. ${LOOK_THERE}`, { cause }));
-    } else if (this.#options.isPulled) {
-      this.#end('postcopy-paused', nowMs, new MigrationError(`Connection lost: ${why}`, { cause }));
-    } else if (this.#isPackageLoaded) {
-      const what = `The guest is at the destination; at least ${this.#pages.count} pages of it are only here`;
-      const advice = 'Keep this process: its memory is the only copy of them';
-      const text = `Connection lost in postcopy: ${why}. ${what}. ${advice}`;
-      this.#end('postcopy-paused', nowMs, new MigrationError(text, { cause }));
     } else {
-      const text = `Connection lost while the guest was handed over: ${why}. ${LOOK_THERE}`;
-      this.#end('postcopy-paused', nowMs, new MigrationError(text, { cause }));
+      const error = new MigrationError(this.#whyInterrupted(why), { cause });
+      if (this.#options.isRecoverable) this.#interrupt(error, nowMs);
+      else this.#end('postcopy-paused', nowMs, error);
     }
+  }
+
+  /** `migrate-pause`: breaks the connection off. @throws {MigrationError} outside postcopy */
+  pause(nowMs: number): void {
+    const canPause = ['postcopy-active', 'postcopy-recover'].includes(this.#status);
+    if (!canPause || !this.#options.isRecoverable) {
+      throw new MigrationError(
+        `migrate-pause is only supported in state "postcopy-active" or "postcopy-recover", not in "${this.#status}"`,
+      );
+    }
+    this.channelLost(new Error('broken off by migrate-pause'), nowMs);
+  }
+
+  /**
+   * There is a new connection: asks the destination what it has, to go on from there.
+   *
+   * Also where it is not known whether the destination runs the guest: only one that does can answer.
+   *
+   * @throws {MigrationError} if there is nothing to recover
+   */
+  recover(nowMs: number): void {
+    if (this.#phase !== 'paused') throw new MigrationError('Cannot resume if there is no paused migration');
+    const { blocks } = this.#options.memory;
+    this.#heldPages = new HeldPages(blocks, this.#pages);
+    this.#returnPath = new ReturnPathDecoder({ maxBitmapBytes: HeldPages.maxBytes(blocks) });
+    this.#returnPathBytes = 0;
+    this.#requestedAtMs = nowMs;
+    this.#heardAtMs = nowMs;
+    this.#isStarved = false;
+    this.#pings.clear();
+    this.#phase = 'recovering';
+    this.#move('postcopy-recover-setup');
+    this.#move('postcopy-recover');
+    for (const { idstr } of blocks) this.#queueCommand('RECV_BITMAP', encodeRecvBitmapCommand(idstr));
   }
 
   /** More pages can be read: those that are asked for go out first. */
@@ -437,7 +496,10 @@ export class SourceMigration {
    */
   fill(target: Uint8Array, nowMs: number): number {
     assert(target.length >= MIN_FILL_BYTES);
-    if (this.isOver) return 0;
+    if (this.#phase === 'recovering' && nowMs >= this.#heardAtMs + RECOVERY_SILENCE_MS) {
+      this.channelLost(new Error(`nothing was heard for ${RECOVERY_SILENCE_MS / 1000} s`), nowMs);
+    }
+    if (this.isOver || this.isPaused) return 0;
     const writer = new ByteWriter(target);
     this.#control.writeTo(writer);
     if (this.#control.pendingBytes === 0) {
@@ -450,7 +512,7 @@ export class SourceMigration {
     }
     this.#producedBytes += writer.position;
     // In postcopy only what is pushed counts: a page that is asked for must not wait, nor make others wait.
-    if (this.#status !== 'postcopy-active') this.#limiter.spend(writer.position);
+    if (!this.#isInPostcopy) this.#limiter.spend(writer.position);
     return writer.position;
   }
 
@@ -464,6 +526,7 @@ export class SourceMigration {
       const switchAtMs = this.#isPostcopyWanted ? nowMs : this.#switchAtMs;
       return Math.max(switchAtMs, this.#settlingSinceMs + SETTLE_MS);
     }
+    if (this.#phase === 'recovering') return this.#heardAtMs + RECOVERY_SILENCE_MS;
     if (this.#phase === 'postcopy' && this.#window.isOpen && !this.#isStarved && !this.#options.isPulled)
       return Math.max(this.#pushAtMs, this.#limiter.readyAtMs(nowMs, this.#window.pieceBytes));
     return Number.POSITIVE_INFINITY;
@@ -685,21 +748,29 @@ export class SourceMigration {
       case 'shut':
         this.#handleShut(message.status, nowMs);
         return;
+      case 'recv-bitmap':
+        if (this.#heldPages === undefined) throw this.#misplaced(message);
+        this.#takeBitmap(message.idstr, message.bitmap, this.#heldPages);
+        return;
+      case 'resume-ack':
+        if (this.#heldPages?.bitmaps === undefined) throw this.#misplaced(message);
+        this.#goOn(nowMs);
+        return;
       default:
-        throw new StreamError(
-          'BAD_MESSAGE',
-          `Message "${message.type}" has no place in state "${this.#status}"`,
-          this.#returnPathBytes,
-          'return path',
-        );
+        throw this.#misplaced(message);
     }
+  }
+
+  #misplaced(message: ReturnPathMessage): StreamError {
+    const what = `Message "${message.type}" has no place in state "${this.#status}"`;
+    return new StreamError('BAD_MESSAGE', what, this.#returnPathBytes, 'return path');
   }
 
   #queueRequest(idstr: string, start: number, lengthBytes: number, nowMs: number): void {
     const at = this.#returnPathBytes;
     const { memory, trace } = this.#options;
     const place = locateRequest(memory.blocks, { idstr, start, lengthBytes }, at);
-    if (this.#phase !== 'postcopy' && this.#phase !== 'handover' && this.#phase !== 'ending') {
+    if (!['handover', 'postcopy', 'ending', 'recovering'].includes(this.#phase)) {
       const what = `Cannot serve a request for pages of "${idstr}" in state "${this.#status}", not in postcopy`;
       throw new StreamError('BAD_MESSAGE', what, at, 'return path');
     }
@@ -743,16 +814,93 @@ export class SourceMigration {
     }
   }
 
+  // ---- recovery --------------------------------------------------------------------------------------------
+
+  #takeBitmap(idstr: string, bytes: Uint8Array, heldPages: HeldPages): void {
+    heldPages.take(idstr, bytes, this.#returnPathBytes);
+    const held = heldPages.bitmaps;
+    if (held === undefined) return;
+    // It answers only because it has run the guest, also if its answer to the PING before RUN was lost.
+    this.#isPackageLoaded = true;
+    this.#pages.becomeAllBut(held);
+    this.#traceBitmaps();
+    this.#queueCommand('POSTCOPY_RESUME', encodeCommand(MigrationCommand.POSTCOPY_RESUME));
+  }
+
+  /** The destination is ready, and asks again for the pages that its guest waits for. */
+  #goOn(nowMs: number): void {
+    this.#heldPages = undefined;
+    this.#error = undefined;
+    this.#window.open(this.#producedBytes);
+    this.#ram.forgetBlock();
+    this.#phase = 'postcopy';
+    const pausedMs = this.#statistics.interruptions.ended(nowMs);
+    this.#move('postcopy-active');
+    if (this.#options.trace.isEnabled('postcopy_pause_continued')) {
+      const { recoveries } = this.#statistics.interruptions;
+      this.#options.trace.emit('postcopy_pause_continued', {
+        dirtyPages: this.#pages.count,
+        recoveries,
+        pausedMs,
+      });
+    }
+  }
+
+  #traceBitmaps(): void {
+    const { memory, dirtyBitmaps, trace } = this.#options;
+    if (!trace.isEnabled('ram_dirty_bitmap_reload_complete')) return;
+    memory.blocks.forEach(({ idstr }, block) => {
+      const dirtyPages = dirtyBitmaps[block]?.count() ?? 0;
+      trace.emit('ram_dirty_bitmap_reload_complete', { idstr, dirtyPages });
+    });
+  }
+
+  #interrupt(error: Error, nowMs: number): void {
+    this.#phase = 'paused';
+    this.#error = error;
+    this.#heldPages = undefined;
+    this.#requests.clear();
+    this.#control.clear();
+    this.#sentBytes = this.#producedBytes;
+    this.#statistics.interruptions.began(nowMs);
+    this.#move('postcopy-paused');
+    if (this.#options.trace.isEnabled('postcopy_pause'))
+      this.#options.trace.emit('postcopy_pause', { dirtyPages: this.#pages.count });
+  }
+
+  #whyInterrupted(why: string): string {
+    const { isPulled, isRecoverable } = this.#options;
+    if (isPulled) return `Connection lost: ${why}`;
+    const recover = isRecoverable ? `, and recover the migration: ${HOW_TO_RECOVER}` : '';
+    if (!this.#isPackageLoaded) {
+      const orRecover = isRecoverable ? `. If it does, recover the migration: ${HOW_TO_RECOVER}` : '';
+      return `Connection lost while the guest was handed over: ${why}. ${LOOK_THERE}${orRecover}`;
+    }
+    const lost = this.#phase === 'recovering' ? 'Recovery failed' : 'Connection lost in postcopy';
+    if (this.#pages.count === 0) {
+      const what = 'Every page has been sent, but the destination has not said that it has them';
+      const advice =
+        'If it says "completed", this process may end; else keep it: its memory is the only copy';
+      return `${lost}: ${why}. ${what}. ${advice}${recover}`;
+    }
+    const what = `The guest is at the destination; at least ${this.#pages.count} pages of it are only here`;
+    return `${lost}: ${why}. ${what}. Keep this process: its memory is the only copy of them${recover}`;
+  }
+
   // ---- ends ------------------------------------------------------------------------------------------------
+
+  get #isInPostcopy(): boolean {
+    return this.#status.startsWith('postcopy-');
+  }
 
   /** Whether the destination can have all it needs; the description behind EOF it does not. */
   get #isEverythingSent(): boolean {
-    const isPrecopy = this.#status !== 'postcopy-active';
+    const isPrecopy = !this.#isInPostcopy;
     return this.#phase === 'ending' && (isPrecopy ? this.#sentBytes >= this.#handoverAt : this.isFlushed);
   }
 
   get #canTakeBack(): boolean {
-    return this.#sentBytes < this.#handoverAt && this.#phase !== 'over' && this.#phase !== 'postcopy';
+    return this.#sentBytes < this.#handoverAt && this.#phase !== 'over' && !this.#isInPostcopy;
   }
 
   /** The migration is off and the guest stays here; only while it can be taken back, or the destination said so. */

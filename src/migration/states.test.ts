@@ -44,6 +44,7 @@ test('DESTINATION_MOVES reaches every status a destination has', () => {
     'none',
     'postcopy-active',
     'postcopy-paused',
+    'postcopy-recover',
     'setup',
   ]);
 });
@@ -61,6 +62,8 @@ test('isMigrationRunning() is true while a migration holds the memory', () => {
     'device',
     'postcopy-active',
     'postcopy-paused',
+    'postcopy-recover',
+    'postcopy-recover-setup',
     'setup',
   ]);
 });

@@ -3,10 +3,13 @@
  *
  *   source       none → setup → active → device → completed            precopy
  *                                        device → postcopy-active → completed
- *                                                 postcopy-active → postcopy-paused (connection lost)
+ *                                                 postcopy-active → postcopy-paused (connection lost, or migrate-pause)
+ *                                                 postcopy-paused → postcopy-recover-setup → postcopy-recover (connecting;
+ *                                                                   exchanging bitmaps) → postcopy-active, or paused again
  *                before the switch: → cancelling → cancelled, → failed; the guest runs on at the source
  *   destination  none → setup → active → completed
  *                               active → postcopy-active → completed | postcopy-paused
+ *                                        postcopy-paused → postcopy-recover → postcopy-active, or paused again
  *                before the guest runs: → failed
  *
  * `device` is the window in which the source's guest stands still and its device state is under way: until the last
@@ -20,6 +23,8 @@ export type MigrationStatus =
   | 'device'
   | 'postcopy-active'
   | 'postcopy-paused'
+  | 'postcopy-recover-setup'
+  | 'postcopy-recover'
   | 'completed'
   | 'failed'
   | 'cancelling'
@@ -32,7 +37,10 @@ export const SOURCE_MOVES: Readonly<Record<MigrationStatus, readonly MigrationSt
   active: ['device', 'failed', 'cancelling'],
   device: ['postcopy-active', 'completed', 'failed', 'cancelling'],
   'postcopy-active': ['postcopy-paused', 'completed', 'failed'],
-  'postcopy-paused': [],
+  // `failed`: an operator has found that the guest never ran at the destination, and lets it run on here.
+  'postcopy-paused': ['postcopy-recover-setup', 'failed'],
+  'postcopy-recover-setup': ['postcopy-recover', 'postcopy-paused'],
+  'postcopy-recover': ['postcopy-active', 'postcopy-paused'],
   completed: ['setup'],
   failed: ['setup'],
   cancelling: ['cancelled'],
@@ -46,7 +54,9 @@ export const DESTINATION_MOVES: Readonly<Record<MigrationStatus, readonly Migrat
   active: ['postcopy-active', 'completed', 'failed'],
   device: [],
   'postcopy-active': ['postcopy-paused', 'completed', 'failed'],
-  'postcopy-paused': [],
+  'postcopy-paused': ['postcopy-recover'],
+  'postcopy-recover-setup': [],
+  'postcopy-recover': ['postcopy-active', 'postcopy-paused'],
   completed: [],
   failed: [],
   cancelling: [],
@@ -58,5 +68,10 @@ export type PostcopyIncomingState = 'none' | 'advise' | 'discard' | 'listening' 
 
 /** True while a migration holds the guest's memory: a second one must be refused. */
 export function isMigrationRunning(status: MigrationStatus): boolean {
-  return ['setup', 'active', 'device', 'postcopy-active', 'postcopy-paused', 'cancelling'].includes(status);
+  return ['setup', 'active', 'device', 'cancelling'].includes(status) || status.startsWith('postcopy-');
+}
+
+/** True while the two sides find each other again after an interruption. */
+export function isRecovering(status: MigrationStatus): boolean {
+  return status === 'postcopy-recover-setup' || status === 'postcopy-recover';
 }

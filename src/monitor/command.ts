@@ -47,6 +47,8 @@ export interface Command {
   readonly help: string;
   /** Name at QMP; absent for a command that only people need. */
   readonly qmp?: string;
+  /** Can overtake others at QMP (`exec-oob`): it must answer soon, whatever the guest waits for. */
+  readonly isUrgent: boolean;
   /** Absent for a command that only programs need. */
   readonly hmp?: HmpForm;
   /** @returns QMP's value. @throws {QmpError} if the arguments do not fit */
@@ -59,6 +61,8 @@ interface CommandDefinition<Schema extends v.GenericSchema, Value> {
   readonly help: string;
   readonly qmp?: string;
   readonly hmp?: HmpForm;
+  /** Default: false. */
+  readonly isUrgent?: boolean;
   /** Shape of the QMP arguments. */
   readonly schema: Schema;
   handler(context: MonitorContext, input: v.InferOutput<Schema>): Value | Promise<Value>;
@@ -72,9 +76,10 @@ export const NO_ARGUMENTS = v.strictObject({});
 export function defineCommand<Schema extends v.GenericSchema, Value>(
   definition: CommandDefinition<Schema, Value>,
 ): Command {
-  const { help, qmp, hmp, schema, handler, text } = definition;
+  const { help, qmp, hmp, isUrgent = false, schema, handler, text } = definition;
   return {
     help,
+    isUrgent,
     ...(qmp !== undefined && { qmp }),
     ...(hmp !== undefined && { hmp }),
     async execute(context, input) {

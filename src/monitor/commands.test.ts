@@ -9,10 +9,12 @@ import { createContext } from './session.ts';
 
 /** Commands of both monitors. A name may be `-` at one of them. */
 const TABLE = `
-migrate                        migrate [-d] uri
+migrate                        migrate [-d] [-r] uri
 migrate_cancel                 migrate_cancel
 migrate-start-postcopy         migrate_start_postcopy
 migrate-incoming               migrate_incoming uri
+migrate-recover                migrate_recover uri
+migrate-pause                  migrate_pause
 query-migrate                  info migrate
 migrate-set-capabilities       migrate_set_capability capability on|off
 migrate-set-parameters         migrate_set_parameter parameter value
@@ -66,9 +68,20 @@ test('migrate at QMP does not wait, with or without detach', async () => {
   assert.deepEqual(await execute('migrate', { uri: 'tcp:h:1', detach: false }), {});
 });
 
+test('migrate goes on with a paused postcopy if told so, and migrate-recover waits for it', async () => {
+  assert.deepEqual(await execute('migrate', { uri: 'tcp:h:1', resume: true }), {});
+  assert.deepEqual(vm.calls, ['migrate -r tcp:h:1']);
+  assert.deepEqual(await execute('migrate', { uri: 'tcp:h:1', resume: false }), {});
+  assert.deepEqual(vm.calls, ['migrate tcp:h:1']);
+  assert.deepEqual(await execute('migrate-recover', { uri: 'tcp:h:2' }), {});
+  assert.deepEqual(vm.calls, ['migrateRecover tcp:h:2']);
+  await assert.rejects(execute('migrate-recover'), /'uri' is missing/);
+});
+
 test('commands without arguments reach the machine', async () => {
   for (const [name, call] of [
     ['migrate_cancel', 'migrateCancel'],
+    ['migrate-pause', 'migratePause'],
     ['stop', 'stop'],
     ['cont', 'cont'],
   ] as const) {

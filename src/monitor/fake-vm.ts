@@ -8,7 +8,7 @@ import { DEFAULT_PARAMETERS, type Parameters } from '../migration/parameters.ts'
 import type { MigrationStatus } from '../migration/states.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
 import { matchTraceNames } from '../telemetry/trace-names.ts';
-import { type RunState, type Vm, VmError, type VmEvents } from '../vm/vm.ts';
+import { type MigrateOptions, type RunState, type Vm, VmError, type VmEvents } from '../vm/vm.ts';
 
 export class FakeVm extends EventEmitter<VmEvents> implements Vm {
   /** Every call that changes something, as text, e.g. `migrate tcp:host:1`. */
@@ -57,8 +57,8 @@ export class FakeVm extends EventEmitter<VmEvents> implements Vm {
     this.parameters = { ...this.parameters, ...changes };
   }
 
-  async migrate(uri: string): Promise<void> {
-    this.#call(`migrate ${uri}`);
+  async migrate(uri: string, { resume = false }: MigrateOptions = {}): Promise<void> {
+    this.#call(`migrate ${resume ? '-r ' : ''}${uri}`);
   }
 
   migrationEnded(): Promise<MigrationStatus> {
@@ -77,6 +77,15 @@ export class FakeVm extends EventEmitter<VmEvents> implements Vm {
   async migrateIncoming(uri: string): Promise<string> {
     this.#call(`migrateIncoming ${uri}`);
     return uri;
+  }
+
+  async migrateRecover(uri: string): Promise<string> {
+    this.#call(`migrateRecover ${uri}`);
+    return uri;
+  }
+
+  async migratePause(): Promise<void> {
+    this.#call('migratePause');
   }
 
   async queryMigrate(): Promise<MigrationInfo> {

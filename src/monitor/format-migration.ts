@@ -76,6 +76,13 @@ function ownLines(info: MigrationInfo): string[] {
   pushNumber(lines, 'pages pushed', info['x-pages-pushed']);
   pushLatency(lines, 'page request latency', info['x-page-request-latency-us']);
   pushLatency(lines, 'ping round trip', info['x-ping-round-trip-us']);
+  const interruptions = info['x-interruptions'];
+  if (interruptions !== undefined) {
+    const { count, recovered, 'total-ms': totalMs, 'last-at-ms': lastAtMs } = interruptions;
+    lines.push(
+      `interruptions: ${count} (${recovered} recovered; ${totalMs} ms in all, the last at ${lastAtMs} ms)`,
+    );
+  }
   const bytes = info['x-bytes'];
   if (bytes !== undefined) {
     const parts = Object.entries(bytes).map(([kind, count]) => `${kind} ${formatBytes(count)}`);

@@ -126,14 +126,14 @@ test('info commands print what QEMU prints', async () => {
     await run('info trace-events migrate_*'),
     'migrate_set_state : state 0\nmigrate_pending : state 1',
   );
-  assert.equal((await run('info trace-events')).split('\n').length, 19);
+  assert.equal((await run('info trace-events')).split('\n').length, 24);
 });
 
 test('help lists the commands, and explains one', async () => {
   const { run } = setUp();
   assert.equal(
     await run('help migrate'),
-    'migrate [-d] uri -- move the guest to URI (-d: do not wait until it is over)',
+    'migrate [-d] [-r] uri -- move the guest to URI (-d: do not wait until it is over; -r: go on with a postcopy that is paused)',
   );
   assert.equal(await run('? c'), 'cont|c -- let the guest run on');
   assert.equal(await run('help info status'), 'info status -- show whether the guest runs');

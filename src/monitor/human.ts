@@ -26,7 +26,7 @@ export const PROMPT = '(postcopy) ';
 const HISTORY_LINES = 1000;
 /** How long these wait for a busy command, such as `migrate` without -d, before they go ahead of it. */
 const PATIENCE_MS = 1000;
-const OVERTAKING = /^\s*(migrate_cancel|migrate_start_postcopy|info)\b/;
+const OVERTAKING = /^\s*(migrate_cancel|migrate_start_postcopy|migrate_pause|migrate_recover|info)\b/;
 /** Lines that may wait; more are not read. */
 const MAX_WAITING_LINES = 256;
 

@@ -29,7 +29,10 @@ async function converse(
 }
 
 const GREETING = {
-  QMP: { version: { qemu: { major: 1, minor: 2, micro: 3 }, package: 'postcopy 1.2.3' }, capabilities: [] },
+  QMP: {
+    version: { qemu: { major: 1, minor: 2, micro: 3 }, package: 'postcopy 1.2.3' },
+    capabilities: ['oob'],
+  },
 };
 const NEGOTIATE = '{"execute":"qmp_capabilities"}\n';
 /** The replies after greeting and negotiation. */
@@ -41,7 +44,7 @@ const error = (desc: string, errorClass = 'GenericError') => ({ error: { class: 
 test('QmpSession greets, negotiates, and then takes commands', async () => {
   const replies = await converse([
     '{"execute":"query-status","id":1}',
-    '{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}',
+    '{"execute":"qmp_capabilities","arguments":{"enable":["oob","x"]}}',
     '{"execute":"qmp_capabilities","arguments":{"enable":1}}',
     '{"execute":"qmp_capabilities","id":"a"}',
     '{"execute":"qmp_capabilities"}',
@@ -50,7 +53,7 @@ test('QmpSession greets, negotiates, and then takes commands', async () => {
   assert.deepEqual(replies, [
     GREETING,
     { ...error("Expecting capabilities negotiation with 'qmp_capabilities'", 'CommandNotFound'), id: 1 },
-    error("Capability 'oob' not available"),
+    error("Capability 'x' not available"),
     error("Invalid parameter type for 'enable', expected: array"),
     { return: {}, id: 'a' },
     error('Capabilities negotiation is already complete, command ignored', 'CommandNotFound'),
@@ -84,6 +87,41 @@ test('QmpSession refuses what is no request, and goes on', async () => {
     assert.deepEqual(second, { return: {}, id: 2 }, text);
   }
   assert.deepEqual(vm.calls, []);
+});
+
+test('QmpSession lets urgent commands overtake, where the client has enabled it', async () => {
+  const vm = new FakeVm();
+  let finish: () => void = () => {};
+  vm.stop = () =>
+    new Promise((resolve) => {
+      finish = resolve;
+    });
+  const recover = vm.migrateRecover.bind(vm);
+  vm.migrateRecover = (uri) => {
+    setImmediate(() => finish());
+    return recover(uri);
+  };
+  const replies = await converse(
+    [
+      '{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}',
+      '{"execute":"stop","id":1}{"exec-oob":"migrate-recover","arguments":{"uri":"tcp:h:1"},"id":2}',
+      '{"exec-oob":"cont","id":3}{"execute":"query-migrate","id":4}',
+      '{"exec-oob":"migrate-pause","execute":"stop","id":5}',
+    ],
+    vm,
+  );
+  const [stopped, recovered] = [1, 2].map((id) => replies.findIndex((reply) => reply['id'] === id));
+  assert.ok((recovered as number) < (stopped as number), JSON.stringify(replies));
+  assert.deepEqual(
+    replies.find(({ id }) => id === 3),
+    { ...error('The command cont does not support OOB'), id: 3 },
+  );
+  assert.deepEqual(
+    replies.find(({ id }) => id === 4),
+    { return: {}, id: 4 },
+  );
+  assert.match(JSON.stringify(replies.find(({ id }) => id === 5)), /cannot both be there/);
+  assert.deepEqual(vm.calls, ['migrateRecover tcp:h:1']);
 });
 
 test('QmpSession answers in order, however the bytes are cut', async () => {

@@ -3,7 +3,8 @@
  *
  *   greeting ─▶ qmp_capabilities ─▶ commands, each answered in order; events in between
  *
- * See QEMU docs/interop/qmp-spec.rst. Out-of-band execution is not offered.
+ * See QEMU docs/interop/qmp-spec.rst. A client that enables `oob` may say `exec-oob` for a few commands: they are run as they
+ * come, and answered before those that wait.
  */
 import { type JsonItem, JsonReader } from '../qemu/json-reader.ts';
 import type { Command, MonitorContext } from './command.ts';
@@ -25,7 +26,12 @@ export const MAX_UNREAD_BYTES = 4 << 20;
 interface Request {
   readonly name: string;
   readonly input: unknown;
+  /** To be run out of band. */
+  readonly isUrgent: boolean;
 }
+
+/** Requests that may wait for their turn; more are not read. */
+const MAX_WAITING_REQUESTS = 8;
 
 export class QmpSession implements MonitorSession {
   readonly ended: Promise<void>;
@@ -33,6 +39,10 @@ export class QmpSession implements MonitorSession {
   readonly #context: MonitorContext;
   readonly #quitIfAsked: () => void;
   #isNegotiated = false;
+  #isOobEnabled = false;
+  /** The end of the last request that waits for its turn. */
+  #busy: Promise<void> = Promise.resolve();
+  #waitingCount = 0;
 
   constructor(host: MonitorHost, streams: MonitorStreams, commands?: readonly Command[]) {
     const { context, quitIfAsked } = createContext(host, commands);
@@ -58,17 +68,29 @@ export class QmpSession implements MonitorSession {
   async #serve(): Promise<void> {
     const { input } = this.#streams;
     const reader = new JsonReader();
-    await this.#send({ QMP: { version: versionInfo(this.#context.version), capabilities: [] } });
+    await this.#send({ QMP: { version: versionInfo(this.#context.version), capabilities: ['oob'] } });
     try {
       for await (const chunk of input.iterator({ destroyOnReturn: false })) {
         for (const item of reader.push(chunk as Uint8Array)) {
-          await this.#answer(item);
-          this.#quitIfAsked();
+          if (this.#isOobEnabled && isUrgent(item)) await this.#answer(item);
+          else await this.#queue(item);
         }
       }
     } catch {
       // The connection broke: for the machine that is the end of this client and nothing more.
     }
+    await this.#busy;
+  }
+
+  /** Runs a request when it is its turn. @returns when the next may be read: at once where an urgent one may come */
+  async #queue(item: JsonItem): Promise<void> {
+    this.#waitingCount++;
+    this.#busy = this.#busy.then(async () => {
+      await this.#answer(item);
+      this.#waitingCount--;
+      this.#quitIfAsked();
+    });
+    if (!this.#isOobEnabled || this.#waitingCount >= MAX_WAITING_REQUESTS) await this.#busy;
   }
 
   async #answer(item: JsonItem): Promise<void> {
@@ -81,7 +103,7 @@ export class QmpSession implements MonitorSession {
     }
   }
 
-  async #execute({ name, input }: Request): Promise<unknown> {
+  async #execute({ name, input, isUrgent }: Request): Promise<unknown> {
     if (!this.#isNegotiated) {
       if (name !== 'qmp_capabilities') {
         throw new QmpError("Expecting capabilities negotiation with 'qmp_capabilities'", 'CommandNotFound');
@@ -92,13 +114,19 @@ export class QmpSession implements MonitorSession {
     if (command === undefined) {
       throw new QmpError(`The command ${name} has not been found`, 'CommandNotFound');
     }
+    if (isUrgent && !this.#isOobEnabled) throw new QmpError("QMP input member 'exec-oob' is unexpected");
+    if (isUrgent && !command.isUrgent) {
+      throw new QmpError(`The command ${name} does not support OOB`);
+    }
     return await command.execute(this.#context, input);
   }
 
   #negotiate(input: unknown): Record<string, never> {
     const enable = (input as { enable?: unknown }).enable ?? [];
     if (!Array.isArray(enable)) throw new QmpError("Invalid parameter type for 'enable', expected: array");
-    if (enable.length > 0) throw new QmpError(`Capability '${enable[0]}' not available`);
+    const unknown = enable.find((capability) => capability !== 'oob');
+    if (unknown !== undefined) throw new QmpError(`Capability '${unknown}' not available`);
+    this.#isOobEnabled = enable.length > 0;
     this.#isNegotiated = true;
     return {};
   }
@@ -112,16 +140,25 @@ export class QmpSession implements MonitorSession {
 function parseRequest(value: unknown): Request {
   if (!isObject(value)) throw new QmpError('QMP input must be a JSON object');
   for (const key of Object.keys(value)) {
-    if (!['execute', 'arguments', 'id'].includes(key)) {
+    if (!['execute', 'exec-oob', 'arguments', 'id'].includes(key)) {
       throw new QmpError(`QMP input member '${key}' is unexpected`);
     }
   }
-  const name = value['execute'];
+  const isUrgent = 'exec-oob' in value;
+  const verb = isUrgent ? 'exec-oob' : 'execute';
+  const name = value[verb];
+  if (isUrgent && 'execute' in value) {
+    throw new QmpError("QMP input members 'execute' and 'exec-oob' cannot both be there");
+  }
   if (name === undefined) throw new QmpError("QMP input lacks member 'execute'");
-  if (typeof name !== 'string') throw new QmpError("QMP input member 'execute' must be a string");
+  if (typeof name !== 'string') throw new QmpError(`QMP input member '${verb}' must be a string`);
   const input = value['arguments'] ?? {};
   if (!isObject(input)) throw new QmpError("QMP input member 'arguments' must be an object");
-  return { name, input };
+  return { name, input, isUrgent };
+}
+
+function isUrgent(item: JsonItem): boolean {
+  return 'value' in item && isObject(item.value) && 'exec-oob' in item.value;
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

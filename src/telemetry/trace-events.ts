@@ -29,6 +29,13 @@ export interface TraceEvents {
   ram_save_queue_pages: { idstr: string; start: number; lengthBytes: number };
   postcopy_place_page: { idstr: string; offset: number; zero: boolean };
   postcopy_incoming_state: { from: string; to: string };
+  /** An interruption and its end. Source: pages to send; destination: pages missing. */
+  postcopy_pause: { dirtyPages: number };
+  postcopy_pause_continued: { dirtyPages: number; recoveries: number; pausedMs: number };
+  postcopy_pause_incoming: { missingPages: number };
+  postcopy_pause_incoming_continued: { missingPages: number; recoveries: number; pausedMs: number };
+  /** Recovery: the destination has said which pages of a block it has. */
+  ram_dirty_bitmap_reload_complete: { idstr: string; dirtyPages: number };
   /** Decisions of precopy at the end of a pass: what remains, and what may remain. */
   migrate_pending: { remainingBytes: number; thresholdBytes: number; bandwidthBytesPerSecond: number };
 }

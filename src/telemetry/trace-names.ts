@@ -24,6 +24,11 @@ const IS_TRACE_NAME = {
   ram_save_queue_pages: true,
   postcopy_place_page: true,
   postcopy_incoming_state: true,
+  postcopy_pause: true,
+  postcopy_pause_continued: true,
+  postcopy_pause_incoming: true,
+  postcopy_pause_incoming_continued: true,
+  ram_dirty_bitmap_reload_complete: true,
   migrate_pending: true,
 } as const satisfies Record<TraceName, true>;
 

@@ -3,18 +3,20 @@
  *
  * It sleeps in poll(2) for the stream, for orders of the main thread and for answers of the machine thread. It places
  * pages; the fault thread beside it asks for them. When the connection is lost in postcopy it keeps the userfaultfd, so
- * that the guest waits at a missing page rather than read zeros.
+ * that the guest waits at a missing page rather than read zeros, and waits for an order that brings another connection.
  */
 import { workerData } from 'node:worker_threads';
 import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
 import { scheduleThread } from '../linux/scheduling.ts';
-import { setUserTimeout } from '../linux/socket-options.ts';
+import { setUserTimeout, shutdownBoth } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { DestinationMigration } from '../migration/destination.ts';
+import { MigrationError } from '../migration/migration-error.ts';
 import { RequestTimes } from '../migration/page-requests.ts';
+import { RECOVERY_SILENCE_MS } from '../migration/source.ts';
 import { monotonicMs } from './clock.ts';
 import { MappedDestinationMemory } from './destination-memory.ts';
 import { FaultThreadControl } from './fault-thread-control.ts';
@@ -41,6 +43,9 @@ const memory = new MappedDestinationMemory(data.blocks, buffer.bytes, faultThrea
   notify({ kind: 'fault-thread-wanted' }),
 );
 
+/** Of the present connection; a recovery brings another. */
+let { fd } = data;
+let isFdOpen = true;
 let isClosing = false;
 /** A message for the source could not be sent; its stream may still come. */
 let isReturnPathLost = false;
@@ -70,21 +75,25 @@ const engine = new DestinationMigration({
       notify({ kind: 'arrived', isRunning: false });
       engine.guestResumed(undefined, monotonicMs());
     },
-    statusChanged: (status, error) =>
-      notify({ kind: 'status', status, error: error?.message, isGuestElsewhere: false }),
+    requestPagesAgain: () => {
+      returnPath.allowRequests();
+      faultThread.wake();
+    },
+    statusChanged: (status, error) => {
+      if (status === 'postcopy-paused') closeChannel();
+      notify({ kind: 'status', status, error: error?.message, isGuestElsewhere: false });
+    },
   },
   clock: monotonicMs,
   trace,
 });
 
 scheduleThread({ sliceUs: 200, nice: -10 });
-if (data.hasReturnPath) setUserTimeout(data.fd, PEER_TIMEOUT_MS);
+if (data.hasReturnPath) setUserTimeout(fd, PEER_TIMEOUT_MS);
 engine.start(monotonicMs());
 while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
 linger();
-returnPath.close();
-closeFd(data.fd);
-while (!isClosing && engine.status === 'postcopy-paused') waitForOrders();
+closeChannel();
 memory.close();
 notify({ kind: 'ended', info: engine.info(monotonicMs()) });
 data.orders.close();
@@ -96,7 +105,8 @@ function step(): void {
   takeOrders(data.orders, obey);
   for (let reply = machine.collect(); reply !== undefined; reply = machine.collect()) takeReply(reply);
   if (isClosing || (engine.isOver && !machine.hasUnanswered)) return;
-  if (engine.isOver) {
+  // The guest runs here on what it has: the threads stay, so that it waits at a missing page and can be asked about.
+  if (engine.isOver || engine.isPaused) {
     sleepUntilWoken();
     return;
   }
@@ -105,17 +115,45 @@ function step(): void {
     return;
   }
   const free = engine.free();
-  polls.set(0, free.length > 0 ? data.fd : -1, PollEvent.IN);
+  polls.set(0, free.length > 0 ? fd : -1, PollEvent.IN);
   polls.set(1, data.wakeFd, PollEvent.IN);
-  polls.wait(-1);
+  const waitMs = engine.status === 'postcopy-recover' ? RECOVERY_SILENCE_MS : -1;
+  const sinceMs = monotonicMs();
+  polls.wait(waitMs);
+  if (waitMs > 0 && monotonicMs() - sinceMs >= waitMs) {
+    engine.channelLost(new MigrationError(`nothing was heard for ${waitMs / 1000} s`), monotonicMs());
+    return;
+  }
   if (polls.ready(1) !== 0) drainEventfd(data.wakeFd);
   if (free.length > 0 && polls.ready(0) !== 0) read(free);
 }
 
-/** The guest runs here on what it has: the threads stay, so that it waits at a missing page and can be asked about. */
-function waitForOrders(): void {
-  takeOrders(data.orders, obey);
-  if (!isClosing) sleepUntilWoken();
+/** @throws {Error} if there is nothing to recover; the descriptor is closed then */
+function recover(newFd: number): void {
+  try {
+    if (!engine.isPaused)
+      throw new MigrationError('Migrate recover can only be run when postcopy is paused.');
+    setUserTimeout(newFd, PEER_TIMEOUT_MS);
+    engine.recover(monotonicMs());
+  } catch (error) {
+    closeFd(newFd);
+    throw error;
+  }
+  fd = newFd;
+  isFdOpen = true;
+  isAtEnd = false;
+  isReturnPathLost = false;
+  returnPath.reopen(fd);
+}
+
+/** No thread touches the descriptor after this. One that waits for the source to take a message is not waited for. */
+function closeChannel(): void {
+  if (!isFdOpen) return;
+  isFdOpen = false;
+  if (engine.status.startsWith('postcopy-')) shutdownBoth(fd);
+  returnPath.close();
+  closeFd(fd);
+  notify({ kind: 'channel-closed' });
 }
 
 function sleepUntilWoken(): void {
@@ -128,7 +166,7 @@ function sleepUntilWoken(): void {
 function read(free: Uint8Array): void {
   try {
     const address = Number(buffer.address) + free.byteOffset - buffer.bytes.byteOffset;
-    const count = readInto(data.fd, address, free.length);
+    const count = readInto(fd, address, free.length);
     if (count === WOULD_BLOCK) return;
     if (count === 0) {
       isAtEnd = true;
@@ -142,9 +180,9 @@ function read(free: Uint8Array): void {
 
 /** Closing with bytes unread would reset the connection and could take our last word with it: read until the source closes. */
 function linger(): void {
-  if (!data.hasReturnPath || isAtEnd || !engine.isOver || engine.status === 'postcopy-paused') return;
+  if (!data.hasReturnPath || isAtEnd || !engine.isOver) return;
   let deadlineMs = monotonicMs() + (isClosing ? LINGER_CLOSING_MS : LINGER_MS);
-  polls.set(0, data.fd, PollEvent.IN);
+  polls.set(0, fd, PollEvent.IN);
   polls.set(1, data.wakeFd, PollEvent.IN);
   while (monotonicMs() < deadlineMs) {
     polls.wait(deadlineMs - monotonicMs());
@@ -155,7 +193,7 @@ function linger(): void {
     }
     if (polls.ready(0) === 0) continue;
     try {
-      if (readInto(data.fd, buffer.address, BUFFER_BYTES) === 0) return;
+      if (readInto(fd, buffer.address, BUFFER_BYTES) === 0) return;
     } catch {
       return; // Reset by the source: it has heard enough.
     }
@@ -178,12 +216,27 @@ function obey(order: MigrationOrder): void {
         error: 'This is the destination: give the command at the source',
       });
       return;
+    case 'pause':
+      answer(order.id, () => engine.pause(monotonicMs()));
+      return;
+    case 'recover':
+      answer(order.id, () => recover(order.fd));
+      return;
     case 'close':
       isClosing = true;
       return;
     case 'set-parameters':
     case 'peer-finished':
       return;
+  }
+}
+
+function answer(id: number, action: () => void): void {
+  try {
+    action();
+    notify({ kind: 'answer', id, error: undefined });
+  } catch (error) {
+    notify({ kind: 'answer', id, error: (error as Error).message });
   }
 }
 

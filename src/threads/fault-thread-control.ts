@@ -3,6 +3,7 @@
  *
  * The main thread makes both threads; a migration thread sits in system calls and could not.
  */
+import { closeFd } from '../linux/fd.ts';
 import { createEventfd, signalEventfd } from '../linux/poll.ts';
 import { SharedLock } from './shared-lock.ts';
 
@@ -53,6 +54,11 @@ export class FaultThreadControl {
     this.#set(State.SERVING);
   }
 
+  /** The thread looks whether there is anything new for it. */
+  wake(): void {
+    signalEventfd(this.#shared.wakeFd);
+  }
+
   /** The thread ends as soon as it has loaded and is done with the faults it has read. For who cannot wait for that. */
   requestStop(): void {
     if (!this.#isGone) this.#set(State.STOPPING);
@@ -82,6 +88,12 @@ export class FaultThreadControl {
       throw new Error(`The fault thread did not answer within ${ANSWER_MS} ms`);
     }
   }
+}
+
+/** Closes the userfaultfd of a migration whose threads have died: only when the guest is gone. */
+export function closeAbandonedUffd(shared: SharedFaultThread): void {
+  const uffd = Atomics.exchange(shared.words, UFFD, 0);
+  if (uffd !== 0) closeFd(uffd);
 }
 
 /** The fault thread's side. */

@@ -30,6 +30,12 @@ export type FaultThreadData = {
 
 type FaultHandler = (uffd: Userfaultfd, block: number, offset: number, isWriteProtect: boolean) => void;
 
+interface FaultServer {
+  readonly handle: FaultHandler;
+  /** The migration thread has woken this one. */
+  woken?(): void;
+}
+
 const data = workerData as FaultThreadData;
 const blocks = data.blocks.map(({ hostAddress, lengthBytes }) => ({
   start: Number(hostAddress),
@@ -41,21 +47,24 @@ const bitmaps = data.bitmapWords.map(
 
 scheduleThread({ sliceUs: 100, nice: -10 });
 const state = new FaultThreadState(data.control);
-serve(data.mode === 'missing' ? requestMissingPages(data) : noteDirtyPages);
+serve(data.mode === 'missing' ? requestMissingPages(data) : { handle: noteDirtyPages });
 
-function serve(handle: FaultHandler): void {
+function serve(server: FaultServer): void {
   const polls = new PollSet(2);
   let uffd: Userfaultfd | undefined;
   polls.set(0, data.control.wakeFd, PollEvent.IN);
   state.setReady();
   while (!state.isStopping) {
     polls.wait(-1);
-    if (polls.ready(0) !== 0) drainEventfd(data.control.wakeFd);
+    if (polls.ready(0) !== 0) {
+      drainEventfd(data.control.wakeFd);
+      server.woken?.();
+    }
     if (uffd === undefined && state.uffd !== undefined) {
       uffd = Userfaultfd.attach(state.uffd);
       polls.set(1, uffd.fd, PollEvent.IN);
     }
-    if (uffd !== undefined && polls.ready(1) !== 0) readFaults(uffd, handle);
+    if (uffd !== undefined && polls.ready(1) !== 0) readFaults(uffd, server.handle);
   }
   uffd?.close();
   polls.close();
@@ -73,14 +82,24 @@ function readFaults(uffd: Userfaultfd, handle: FaultHandler): void {
   });
 }
 
-function requestMissingPages(missing: FaultThreadData & { mode: 'missing' }): FaultHandler {
+function requestMissingPages(missing: FaultThreadData & { mode: 'missing' }): FaultServer {
   const writer = new ReturnPathWriter(missing.returnPath);
   const times = new RequestTimes(missing.blocks, missing.requestTimes);
-  const requests = new PageRequests(missing.blocks, bitmaps, times, (message) => writer.send(message));
-  return (uffd, block, offset) => {
-    const outcome = requests.fault(block, offset, monotonicMs() * 1000);
-    // The page came between the fault and our reading of it: whoever waits has been woken, or is to be now.
-    if (outcome === 'received') uffd.wake((blocks[block]?.start ?? 0) + offset, TARGET_PAGE_BYTES);
+  /** What cannot be sent on it is asked for again on the next one. */
+  let connection = 0;
+  const send = (message: Uint8Array) => writer.sendRequest(message, connection);
+  const requests = new PageRequests(missing.blocks, bitmaps, times, send);
+  return {
+    handle: (uffd, block, offset) => {
+      const outcome = requests.fault(block, offset, monotonicMs() * 1000);
+      // The page came between the fault and our reading of it: whoever waits has been woken, or is to be now.
+      if (outcome === 'received') uffd.wake((blocks[block]?.start ?? 0) + offset, TARGET_PAGE_BYTES);
+    },
+    woken: () => {
+      if (writer.requestConnection === connection) return;
+      connection = writer.requestConnection;
+      requests.askAgain();
+    },
   };
 }
 

@@ -30,7 +30,10 @@ try {
       const { port, wakeFd } = order;
       server.attach(port, wakeFd, () => notify({ kind: 'detached', wakeFd }));
     }
-    if (order.kind === 'release') server.release();
+    if (order.kind === 'release') {
+      server.release();
+      notify({ kind: 'released' });
+    }
     if (order.kind === 'serial') type(machine, order.bytes);
   });
   const { machineType, ramBlocks, deviceSection } = machine;

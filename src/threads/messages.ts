@@ -57,6 +57,7 @@ export type MachineNotice =
     }
   | { readonly kind: 'unusable'; readonly message: string }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
+  | { readonly kind: 'released' }
   /** The port of an `attach` is closed, and its eventfd not used any more. */
   | { readonly kind: 'detached'; readonly wakeFd: number | undefined }
   | {
@@ -69,7 +70,7 @@ export type MachineNotice =
 export type MachineOrder =
   /** `wakeFd` must stay open until `detached`, or the end of the machine thread. */
   | { readonly kind: 'attach'; readonly port: MessagePort; readonly wakeFd: number | undefined }
-  /** The migration that stopped the guest has ended: who may let it run is the main thread's to decide again. */
+  /** The migration that stopped the guest has ended: who may let it run is the main thread's to decide again (`released`). */
   | { readonly kind: 'release' }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array };
 
@@ -82,6 +83,10 @@ export type MachineThreadData = { readonly kind: 'v86' } & Omit<V86MachineOption
 export type MigrationOrder =
   | { readonly kind: 'cancel'; readonly id: number }
   | { readonly kind: 'start-postcopy'; readonly id: number }
+  /** `migrate-pause`: break the connection off. */
+  | { readonly kind: 'pause'; readonly id: number }
+  /** There is a new connection for a postcopy that is paused. The descriptor is the thread's, also if it refuses. */
+  | { readonly kind: 'recover'; readonly id: number; readonly fd: number }
   | { readonly kind: 'set-parameters'; readonly parameters: Parameters }
   | { readonly kind: 'set-traces'; readonly names: readonly TraceName[] }
   | { readonly kind: 'query'; readonly id: number }
@@ -114,7 +119,10 @@ export type MigrationNotice =
     }
   /** Destination: postcopy was announced, so there must be a thread that reads faults. */
   | { readonly kind: 'fault-thread-wanted' }
-  /** Source: the thread has closed its descriptor, perhaps as it died. */
+  /**
+   * The thread has closed its descriptor, perhaps as it died. Before the status `postcopy-paused`, so that whoever hears of
+   * that may hand in another.
+   */
   | { readonly kind: 'channel-closed' }
   /** All is sent and the descriptor is closed; `peer-finished` is awaited. */
   | { readonly kind: 'flushed' }

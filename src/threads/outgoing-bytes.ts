@@ -81,6 +81,14 @@ export class OutgoingBytes {
     return count;
   }
 
+  /** What is not written yet never will be. */
+  clear(): void {
+    this.#first = 0;
+    this.#end = 0;
+    this.#coveredBytes = 0;
+    this.#pendingBytes = 0;
+  }
+
   /** Gives the memory back; may be called twice. */
   close(): void {
     this.#buffer.unmap();

@@ -1,6 +1,9 @@
 /**
  * Writes whole messages to the return path, from several threads: the one that reads faults asks for pages, the one that
- * reads the stream answers pings. Each thread has a writer of its own; they share a lock and whether the path is closed.
+ * reads the stream answers pings. Each thread has a writer of its own; they share a lock and which connection there is.
+ *
+ * After a lost connection there may be another. Requests for pages are sent on it only when `allowRequests` says so, and by
+ * a thread that knows of it: the first must name its block.
  */
 import { WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
 import { Errno, SyscallError } from '../linux/libc.ts';
@@ -8,77 +11,127 @@ import { mapAnonymous } from '../linux/memory.ts';
 import { PollEvent, PollSet } from '../linux/poll.ts';
 import { SharedLock } from './shared-lock.ts';
 
-/** Of the second shared word; 0 is open. */
-const CLOSED = 1;
+// The shared words.
+const LOCK = 0;
+const STATE = 1;
+const FD = 2;
+/** Counts the connections from 0. */
+const CONNECTION = 3;
+/** The connection on which requests may be sent. */
+const REQUESTS = 4;
+const WORDS = 5;
 
+const State = { OPEN: 0, CLOSED: 1 } as const;
+
+const PIECE_BYTES = 4096;
 /** A source that takes nothing for so long does not read any more. */
 const STALLED_MS = 30_000;
 
 /** What the writers of one return path share. */
 export interface SharedReturnPath {
-  readonly fd: number;
-  /** The lock, and whether the path is closed. */
   readonly words: Int32Array;
 }
 
 export function createSharedReturnPath(fd: number): SharedReturnPath {
-  return { fd, words: new Int32Array(new SharedArrayBuffer(8)) };
+  const words = new Int32Array(new SharedArrayBuffer(WORDS * 4));
+  words[FD] = fd;
+  return { words };
 }
 
 /** No writer begins another message, also if a thread has died with the lock. */
 export function closeSharedReturnPath(shared: SharedReturnPath): void {
-  Atomics.store(shared.words, 1, CLOSED);
+  Atomics.store(shared.words, STATE, State.CLOSED);
 }
 
 export class ReturnPathWriter {
-  readonly #fd: number;
+  readonly #words: Int32Array;
   readonly #lock: SharedLock;
-  readonly #state: Int32Array;
-  readonly #buffer = mapAnonymous(4096);
+  readonly #buffer = mapAnonymous(PIECE_BYTES);
   readonly #polls = new PollSet(1);
 
   constructor(shared: SharedReturnPath) {
-    this.#fd = shared.fd;
-    this.#lock = new SharedLock(shared.words.subarray(0, 1));
-    this.#state = shared.words.subarray(1, 2);
+    this.#words = shared.words;
+    this.#lock = new SharedLock(shared.words.subarray(LOCK, LOCK + 1));
   }
 
   /**
-   * @param message at most 4096 bytes
+   * @param message of any length
    * @returns false if the path is closed, broken, or has taken nothing for 30 s; it is closed then
    */
   send(message: Uint8Array): boolean {
-    return this.#lock.hold(() => {
-      if (Atomics.load(this.#state, 0) === CLOSED) return false;
-      this.#buffer.bytes.set(message);
-      try {
-        this.#write(message.length);
-        return true;
-      } catch (error) {
-        if (!(error instanceof SyscallError)) throw error;
-        Atomics.store(this.#state, 0, CLOSED);
-        return false;
-      }
-    });
+    return this.#lock.hold(() => this.#send(message));
+  }
+
+  /**
+   * A request for pages.
+   *
+   * @param connection the one it was made for
+   * @returns false also if that is not the present one any more
+   */
+  sendRequest(message: Uint8Array, connection: number): boolean {
+    return this.#lock.hold(() => this.#load(CONNECTION) === connection && this.#send(message));
+  }
+
+  /** The connection on which requests may be sent: when it changes, what was asked for before must be again. */
+  get requestConnection(): number {
+    return this.#load(REQUESTS);
   }
 
   /** No writer touches the descriptor after this. */
   close(): void {
-    this.#lock.hold(() => Atomics.store(this.#state, 0, CLOSED));
+    this.#lock.hold(() => this.#store(STATE, State.CLOSED));
+  }
+
+  /** There is another connection. */
+  reopen(fd: number): void {
+    this.#lock.hold(() => {
+      this.#store(FD, fd);
+      this.#store(CONNECTION, this.#load(CONNECTION) + 1);
+      this.#store(STATE, State.OPEN);
+    });
+  }
+
+  /** Requests may be sent on the present connection; whoever sends them must be woken. */
+  allowRequests(): void {
+    this.#store(REQUESTS, this.#load(CONNECTION));
+  }
+
+  #send(message: Uint8Array): boolean {
+    if (this.#load(STATE) === State.CLOSED) return false;
+    try {
+      for (let at = 0; at < message.length; at += PIECE_BYTES) {
+        const piece = message.subarray(at, at + PIECE_BYTES);
+        this.#buffer.bytes.set(piece);
+        this.#write(piece.length);
+      }
+      return true;
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      this.#store(STATE, State.CLOSED);
+      return false;
+    }
   }
 
   #write(lengthBytes: number): void {
+    const fd = this.#load(FD);
     const address = Number(this.#buffer.address);
     let at = 0;
     while (at < lengthBytes) {
-      const count = writeFrom(this.#fd, address + at, lengthBytes - at);
+      const count = writeFrom(fd, address + at, lengthBytes - at);
       if (count !== WOULD_BLOCK) {
         at += count;
         continue;
       }
-      this.#polls.set(0, this.#fd, PollEvent.OUT);
-      if (this.#polls.wait(STALLED_MS) === 0)
-        throw new SyscallError('write', Errno.ETIMEDOUT, String(this.#fd));
+      this.#polls.set(0, fd, PollEvent.OUT);
+      if (this.#polls.wait(STALLED_MS) === 0) throw new SyscallError('write', Errno.ETIMEDOUT, String(fd));
     }
+  }
+
+  #load(word: number): number {
+    return Atomics.load(this.#words, word);
+  }
+
+  #store(word: number, value: number): void {
+    Atomics.store(this.#words, word, value);
   }
 }

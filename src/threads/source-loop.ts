@@ -42,6 +42,8 @@ export class SourceLoop {
   readonly #outgoing: OutgoingBytes;
   readonly #incoming = mapAnonymous(RETURN_PATH_BYTES);
   readonly #kind: ReturnType<typeof fdKind>;
+  /** Of the present connection; a recovery brings another. */
+  #fd: number;
 
   /** The engine had nothing to send. */
   #isIdle = false;
@@ -59,6 +61,7 @@ export class SourceLoop {
     this.#machine = machine;
     this.#outgoing = outgoing;
     this.#trace = new PortTrace(data.orders, data.traces);
+    this.#fd = data.fd;
     this.#kind = fdKind(data.fd);
     this.#engine = new SourceMigration({
       ...parts,
@@ -71,6 +74,7 @@ export class SourceLoop {
         resumeGuest: () => machine.post('resume'),
         statusChanged: (status, error) => {
           const { isGuestElsewhere } = this.#engine;
+          if (status === 'postcopy-paused') this.#dropChannel();
           // What is pushed from here on may wait; on a host that has both sides, those who place pages go first.
           if (status === 'postcopy-active') scheduleThread({ sliceUs: 10_000, nice: 5 });
           this.#notify({ kind: 'status', status, error: error?.message, isGuestElsewhere });
@@ -80,10 +84,7 @@ export class SourceLoop {
       },
       trace: this.#trace,
     });
-    if (this.#kind === 'socket') {
-      setUnsentLowWatermark(data.fd, UNSENT_BYTES);
-      setUserTimeout(data.fd, PEER_TIMEOUT_MS);
-    }
+    if (this.#kind === 'socket') setSocketOptions(data.fd);
   }
 
   /** Returns when the migration is over, or was ordered to close. The descriptor is closed then. */
@@ -130,13 +131,14 @@ export class SourceLoop {
       if (this.#isIdle) return true;
     }
     try {
-      const count = this.#outgoing.writeTo(this.#data.fd);
+      const count = this.#outgoing.writeTo(this.#fd);
       if (count === WOULD_BLOCK) return false;
       this.#engine.sent(count, monotonicMs());
       return true;
     } catch (error) {
       // The destination may have said why before it closed.
       if (this.#data.hasReturnPath) this.#read();
+      // Unless that has told already.
       this.#engine.channelLost(connectionError(error), monotonicMs());
       return true;
     }
@@ -146,7 +148,7 @@ export class SourceLoop {
     const isWatched = this.#isFdOpen && !this.#engine.isOver && (this.#data.hasReturnPath || isBlocked);
     this.#polls.set(
       0,
-      isWatched ? this.#data.fd : -1,
+      isWatched ? this.#fd : -1,
       (this.#data.hasReturnPath ? PollEvent.IN : 0) | (isBlocked ? PollEvent.OUT : 0),
     );
     this.#polls.set(1, this.#data.wakeFd, PollEvent.IN);
@@ -159,14 +161,14 @@ export class SourceLoop {
   #read(): void {
     try {
       for (;;) {
-        const count = readInto(this.#data.fd, this.#incoming.address, RETURN_PATH_BYTES);
+        const count = readInto(this.#fd, this.#incoming.address, RETURN_PATH_BYTES);
         if (count === WOULD_BLOCK) return;
         if (count === 0) {
           this.#engine.channelLost(undefined, monotonicMs());
           return;
         }
         this.#engine.receive(this.#incoming.bytes.subarray(0, count), monotonicMs());
-        if (count < RETURN_PATH_BYTES) return;
+        if (count < RETURN_PATH_BYTES || !this.#isFdOpen) return;
       }
     } catch (error) {
       this.#engine.channelLost(connectionError(error), monotonicMs());
@@ -176,7 +178,7 @@ export class SourceLoop {
   /** All is written: make a file safe, let a command see the end, and wait to hear how that went. */
   #flush(): void {
     try {
-      if (this.#kind === 'file') syncFile(this.#data.fd);
+      if (this.#kind === 'file') syncFile(this.#fd);
       this.#closeChannel();
       this.#notify({ kind: 'flushed' });
     } catch (error) {
@@ -192,6 +194,12 @@ export class SourceLoop {
         return;
       case 'start-postcopy':
         this.#answer(order.id, () => this.#engine.startPostcopy());
+        return;
+      case 'pause':
+        this.#answer(order.id, () => this.#engine.pause(nowMs));
+        return;
+      case 'recover':
+        this.#answer(order.id, () => this.#recover(order.fd, nowMs));
         return;
       case 'set-parameters':
         this.#engine.setParameters(order.parameters, nowMs);
@@ -241,14 +249,42 @@ export class SourceLoop {
     }
   }
 
+  #recover(fd: number, nowMs: number): void {
+    if (this.#isFdOpen) {
+      closeFd(fd);
+      throw new Error('Cannot resume if there is no paused migration');
+    }
+    this.#fd = fd;
+    this.#isFdOpen = true;
+    try {
+      setSocketOptions(fd);
+      this.#engine.recover(nowMs);
+    } catch (error) {
+      this.#closeChannel();
+      throw error;
+    }
+  }
+
+  /** The connection is lost: nothing of what it was to carry goes out on another. */
+  #dropChannel(): void {
+    this.#outgoing.clear();
+    this.#isIdle = true;
+    this.#closeChannel();
+  }
+
   #closeChannel(): void {
     if (!this.#isFdOpen) return;
     this.#isFdOpen = false;
-    closeFd(this.#data.fd);
+    closeFd(this.#fd);
     this.#notify({ kind: 'channel-closed' });
   }
 
   #notify(notice: MigrationNotice): void {
     this.#data.orders.postMessage(notice);
   }
+}
+
+function setSocketOptions(fd: number): void {
+  setUnsentLowWatermark(fd, UNSENT_BYTES);
+  setUserTimeout(fd, PEER_TIMEOUT_MS);
 }

@@ -27,6 +27,7 @@ new SourceLoop(data, new MachinePort(data.machine), {
   dirtyBitmaps: data.dirtyWords.map((words, block) => bitmapOf(block, words)),
   machineType: data.machineType,
   encodeDevices: machineDevices(data.deviceSection),
+  isRecoverable: true,
 }).run();
 data.machine.close();
 

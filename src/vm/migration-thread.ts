@@ -15,6 +15,7 @@ import type { Parameters } from '../migration/parameters.ts';
 import type { MigrationStatus } from '../migration/states.ts';
 import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
 import {
+  closeAbandonedUffd,
   createSharedFaultThread,
   FaultThreadControl,
   type SharedFaultThread,
@@ -59,7 +60,14 @@ export interface SourceSettings {
 /** While there are threads more than usual, what compilers have freed is given back so often. */
 const TRIM_MS = 100;
 
-type Question = { readonly kind: 'cancel' } | { readonly kind: 'start-postcopy' };
+type Question =
+  | { readonly kind: 'cancel' }
+  | { readonly kind: 'start-postcopy' }
+  | { readonly kind: 'pause' }
+  | { readonly kind: 'recover'; readonly fd: number };
+
+const DIED =
+  'This migration cannot be recovered any more. A guest that is here waits at a page that has not come, and reads no zeros';
 
 export class MigrationThread {
   readonly side: 'source' | 'destination';
@@ -69,8 +77,8 @@ export class MigrationThread {
   readonly #channel: Channel;
   readonly #orders: MigrationOrders;
   readonly #wakeFd: number;
-  /** Of the channel; the migration thread closes it, unless it dies. */
-  readonly #fd: number;
+  /** Of the channel; the migration thread closes it, unless it dies. A recovery brings another. */
+  #fd: number;
   readonly #workers: Worker[] = [];
   readonly #faultThread: SharedFaultThread | undefined;
   /** Destination: only a migration that may become a postcopy needs the thread. */
@@ -193,6 +201,21 @@ export class MigrationThread {
     if (answer?.kind === 'answer' && answer.error !== undefined) throw new VmError(answer.error);
   }
 
+  /**
+   * Goes on with a postcopy that is paused, over a new connection.
+   *
+   * @throws {VmError} with the engine's reason if it refuses; the channel is closed in any case then
+   */
+  async recover(channel: Channel): Promise<void> {
+    if (this.#orders.isOver) {
+      channel.close();
+      throw new VmError('The thread of this migration has ended: it cannot be recovered');
+    }
+    this.#fd = channel.detach();
+    this.#isFdClosed = false;
+    await this.ask({ kind: 'recover', fd: this.#fd });
+  }
+
   query(): Promise<MigrationInfo | undefined> {
     return this.#orders.query();
   }
@@ -204,6 +227,9 @@ export class MigrationThread {
   async close(): Promise<void> {
     this.order({ kind: 'close' });
     await this.#exited;
+    // Of a thread that has died it was left open, so that the guest reads no zeros.
+    if (this.side === 'destination' && !this.#orders.hasLastInfo && this.#faultThread !== undefined)
+      closeAbandonedUffd(this.#faultThread);
   }
 
   #heed(notice: MigrationNotice): void {
@@ -252,9 +278,11 @@ export class MigrationThread {
     worker.on('error', (error) => {
       this.#host.onMessage(`A migration thread died: ${error.message}`);
       if (this.#orders.isOver) return;
+      const isPostcopy = this.#status.startsWith('postcopy-');
       // Nobody can tell any more whether the destination has run the guest.
-      if (this.#status === 'postcopy-active') this.#isGuestElsewhere = true;
-      this.#host.onStatus(this.#isGuestElsewhere ? 'postcopy-paused' : 'failed', error.message);
+      if (isPostcopy && this.side === 'source') this.#isGuestElsewhere = true;
+      if (isPostcopy) this.#host.onStatus('postcopy-paused', `${error.message}. ${DIED}`);
+      else this.#host.onStatus('failed', error.message);
     });
   }
 

@@ -20,7 +20,7 @@ import {
   type Parameter,
   type Parameters,
 } from '../migration/parameters.ts';
-import { isMigrationRunning, type MigrationStatus } from '../migration/states.ts';
+import { isMigrationRunning, isRecovering, type MigrationStatus } from '../migration/states.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
 import { matchTraceNames } from '../telemetry/trace-names.ts';
 import { MachineClient } from '../threads/machine-client.ts';
@@ -32,7 +32,7 @@ import { connectChannel } from '../transport/connect.ts';
 import { listenChannel } from '../transport/listen.ts';
 import type { Listener } from '../transport/listener.ts';
 import { type MigrationHost, MigrationThread } from './migration-thread.ts';
-import { type RunState, type Vm, VmError, type VmEvents } from './vm.ts';
+import { type MigrateOptions, type RunState, type Vm, VmError, type VmEvents } from './vm.ts';
 
 /** How the guest's writes are noticed while it is migrated; `auto` takes what the kernel has. */
 export type DirtyTracking = 'auto' | 'async' | 'sync';
@@ -78,10 +78,12 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   readonly #wakeFds = new Set<number>();
   #status: MigrationStatus = 'none';
   #error: string | undefined;
-  /** Before there is a migration thread: connecting, or listening. */
+  /** Before there is a migration thread, or another connection for it: connecting, or listening. */
   #connecting: AbortController | undefined;
   #listener: Listener | undefined;
   #hasIncoming = false;
+  /** The machine's thread lets whoever asks resume the guest again. */
+  #onReleased: () => void = () => {};
   /** Asked for, and still to come about. */
   #isStopping = false;
   readonly #memoryDumps = new Set<Worker>();
@@ -199,9 +201,15 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       case 'prelaunch':
         break;
     }
-    // It was not known whether the destination had the guest: whoever says "cont" has looked.
-    if (this.#status === 'postcopy-paused' && this.#migration?.side === 'source')
+    if (this.#status === 'postcopy-paused' && this.#migration?.side === 'source') {
+      // It was not known whether the destination had the guest: whoever says "cont" has looked. It cannot come back from there.
       this.#setStatus('failed', undefined);
+      const isReleased = new Promise<void>((resolve) => {
+        this.#onReleased = resolve;
+      });
+      await this.#migration.close();
+      await isReleased;
+    }
     await this.#machine.resume();
     this.#setRunState('running');
   }
@@ -251,7 +259,11 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   // ---- migration -------------------------------------------------------------------------------------------
 
-  async migrate(uri: string): Promise<void> {
+  async migrate(uri: string, { resume = false }: MigrateOptions = {}): Promise<void> {
+    if (resume) {
+      await this.#resumeMigration(uri);
+      return;
+    }
     this.#refuseMigration();
     const dirtyTracking = this.#chooseDirtyTracking();
     this.#error = undefined;
@@ -302,6 +314,39 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     return this.#listener.address;
   }
 
+  async migrateRecover(uri: string): Promise<string> {
+    const migration = this.#migration;
+    if (migration?.side !== 'destination' || this.#status !== 'postcopy-paused')
+      throw new VmError('Migrate recover can only be run when postcopy is paused.');
+    if (/^(exec|file):/.test(uri))
+      throw new VmError(
+        `Recovery needs a return path, which "${uri}" has not: use tcp:, unix: or a socket as fd:`,
+      );
+    this.#listener?.close();
+    let listener: Listener;
+    try {
+      listener = await listenChannel(uri);
+    } catch (error) {
+      throw new VmError((error as Error).message, { cause: error });
+    }
+    this.#listener = listener;
+    void this.#acceptRecovery(listener, migration);
+    return listener.address;
+  }
+
+  async migratePause(): Promise<void> {
+    if (this.#connecting !== undefined && isRecovering(this.#status)) {
+      this.#connecting.abort();
+      return;
+    }
+    if (this.#status !== 'postcopy-active' && this.#status !== 'postcopy-recover') {
+      throw new VmError(
+        `migrate-pause is only supported in state "postcopy-active" or "postcopy-recover", not in "${this.#status}"`,
+      );
+    }
+    await this.#migration?.ask({ kind: 'pause' });
+  }
+
   migrationEnded(): Promise<MigrationStatus> {
     if (ENDED.includes(this.#status)) return Promise.resolve(this.#status);
     return new Promise((resolve) => {
@@ -315,7 +360,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   async migrateCancel(): Promise<void> {
-    if (this.#connecting !== undefined) {
+    if (this.#connecting !== undefined && !isRecovering(this.#status)) {
       this.#connecting.abort();
       this.#connecting = undefined;
       this.#setStatus('cancelling', undefined);
@@ -335,12 +380,17 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   async queryMigrate(): Promise<MigrationInfo> {
     const info = await this.#migration?.query();
-    if (info !== undefined) return { ...info, status: this.#status };
+    const address = this.#listener === undefined ? {} : { 'socket-address': [this.#listener.address] };
+    if (info !== undefined) {
+      // Of a recovery that is being tried the engine does not know yet.
+      const isWaiting = this.#status === 'postcopy-paused';
+      return { ...info, status: this.#status, ...(isWaiting && address) };
+    }
     if (this.#status === 'none') return {};
     return {
       status: this.#status,
       ...(this.#error !== undefined && { 'error-desc': this.#error }),
-      ...(this.#listener !== undefined && { 'socket-address': [this.#listener.address] }),
+      ...address,
     };
   }
 
@@ -393,7 +443,11 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   // ---- inside ----------------------------------------------------------------------------------------------
 
   #refuseMigration(): void {
-    if (isMigrationRunning(this.#status)) throw new VmError("There's a migration process in progress");
+    if (isMigrationRunning(this.#status)) {
+      const hint =
+        this.#status === 'postcopy-paused' ? '. It is interrupted: "migrate -r" goes on with it' : '';
+      throw new VmError(`There's a migration process in progress${hint}`);
+    }
     switch (this.#runState) {
       case 'inmigrate':
         throw new VmError('Guest is waiting for an incoming migration');
@@ -403,6 +457,53 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       case 'shutdown':
         throw new VmError(`The guest cannot be migrated: its state is "${this.#runState}"`);
       default:
+    }
+  }
+
+  async #resumeMigration(uri: string): Promise<void> {
+    const migration = this.#migration;
+    if (migration?.side !== 'source' || this.#status !== 'postcopy-paused')
+      throw new VmError('Cannot resume if there is no paused migration');
+    const connecting = new AbortController();
+    this.#connecting = connecting;
+    this.#setStatus('postcopy-recover-setup', undefined);
+    try {
+      const channel = await connectChannel(uri, { signal: connecting.signal });
+      if (connecting.signal.aborted || !channel.hasReturnPath) {
+        channel.close();
+        throw new VmError(
+          connecting.signal.aborted
+            ? 'The recovery was broken off'
+            : `Recovery needs a return path, which "${uri}" has not: use tcp:, unix: or a socket as fd:`,
+        );
+      }
+      await migration.recover(channel);
+    } catch (error) {
+      const text = `The migration is not recovered: ${(error as Error).message}`;
+      // It stays what it was; the same may be tried again.
+      if (!this.#isClosed) this.#setStatus('postcopy-paused', text);
+      throw new VmError(text, { cause: error });
+    } finally {
+      if (this.#connecting === connecting) this.#connecting = undefined;
+    }
+  }
+
+  /** One connection is taken; if it is not the source's, the next needs another `migrateRecover`. */
+  async #acceptRecovery(listener: Listener, migration: MigrationThread): Promise<void> {
+    try {
+      const channel = await listener.accept();
+      if (!channel.hasReturnPath) {
+        channel.close();
+        throw new VmError('Recovery needs a return path: use tcp:, unix: or a socket as fd:');
+      }
+      await migration.recover(channel);
+    } catch (error) {
+      // Closed: another was opened instead, or the machine ends.
+      if (this.#listener === listener && !this.#isClosed)
+        this.emit('message', `The migration is not recovered: ${(error as Error).message}`);
+    } finally {
+      listener.close();
+      if (this.#listener === listener) this.#listener = undefined;
     }
   }
 
@@ -422,6 +523,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     try {
       const channel = await listener.accept();
       listener.close();
+      this.#listener = undefined;
       this.#migration = MigrationThread.startDestination(this.#migrationHost(), channel, {
         staysPaused: this.#options.isPaused === true,
       });
@@ -471,11 +573,20 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     if (status === this.#status) return;
     this.#status = status;
     this.#error = error;
-    const isGone =
-      status === 'completed' || (status === 'postcopy-paused' && this.#migration?.isGuestElsewhere);
-    if (isGone && this.#runState === 'finish-migrate') this.#setRunState('postmigrate');
+    if (this.#migration?.side === 'source') this.#followGuest(status, this.#migration.isGuestElsewhere);
     this.emit('migration', status);
     if (error !== undefined) this.emit('message', error);
+  }
+
+  /** What the state of an outgoing migration says of the guest, which stands still for it here. */
+  #followGuest(status: MigrationStatus, isElsewhere: boolean): void {
+    const isStanding = ['finish-migrate', 'postmigrate', 'paused'].includes(this.#runState);
+    if (!isStanding) return;
+    if (status === 'completed' || (status === 'postcopy-paused' && isElsewhere))
+      this.#setRunState('postmigrate');
+    // An operator may find that it has not run at the destination, and let it run on here; not while that is asked there.
+    else if (status === 'postcopy-paused') this.#setRunState('paused');
+    else if (isRecovering(status)) this.#setRunState('finish-migrate');
   }
 
   #setRunState(state: RunState): void {
@@ -490,6 +601,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     if (notice.kind === 'detached' && notice.wakeFd !== undefined && this.#wakeFds.delete(notice.wakeFd)) {
       closeFd(notice.wakeFd);
     }
+    if (notice.kind === 'released') this.#onReleased();
     // While it is being closed the guest may run a little on memory that is incomplete: nobody must see that.
     if (this.#isClosed) return;
     if (notice.kind === 'serial') this.emit('serial', notice.bytes);

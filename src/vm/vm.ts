@@ -39,6 +39,11 @@ export interface VmEvents {
   trace: [name: TraceName, fields: Readonly<Record<string, unknown>>, atMs: number];
 }
 
+export interface MigrateOptions {
+  /** Recover the postcopy that is paused. Default: false. */
+  readonly resume?: boolean;
+}
+
 export interface Vm extends EventEmitter<VmEvents> {
   readonly runState: RunState;
   readonly machineType: string;
@@ -54,14 +59,21 @@ export interface Vm extends EventEmitter<VmEvents> {
   readonly parameters: Parameters;
   setParameters(changes: Partial<Record<Parameter, number>>): void;
 
-  /** Starts moving the guest to `uri`. Resolves when the migration is set up; `migrationEnded` says how it ends. */
-  migrate(uri: string): Promise<void>;
+  /**
+   * Starts moving the guest to `uri`, or goes on with a postcopy that is paused. Resolves when the migration is set up;
+   * `migrationEnded` says how it ends.
+   */
+  migrate(uri: string, options?: MigrateOptions): Promise<void>;
   /** Resolves when the outgoing or incoming migration is over, for good or ill, or paused. */
   migrationEnded(): Promise<MigrationStatus>;
   migrateCancel(): Promise<void>;
   migrateStartPostcopy(): Promise<void>;
   /** Listens at `uri` for a migration; resolves with the address bound. */
   migrateIncoming(uri: string): Promise<string>;
+  /** Destination of a postcopy that is paused: listens at `uri` for its source; resolves with the address bound. */
+  migrateRecover(uri: string): Promise<string>;
+  /** Breaks off the connection of a postcopy, or its recovery: it is paused then. */
+  migratePause(): Promise<void>;
   queryMigrate(): Promise<MigrationInfo>;
 
   /** Writes guest-physical memory to a file, zero pages as holes. Waits for pages that are still missing. */

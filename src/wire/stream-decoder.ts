@@ -55,6 +55,8 @@ export interface StreamDecoderOptions {
   readonly resumed?: { readonly ramSectionId: number };
 }
 
+const FILE_MAGIC_FIRST_BYTE = 0x51;
+
 type State =
   | 'ram'
   | 'configuration'
@@ -89,6 +91,7 @@ export class StreamDecoder {
   readonly #commands: CommandDecoder;
   readonly #devices: DeviceSectionDecoder;
   readonly #isEmbedded: boolean;
+  readonly #isResumed: boolean;
   #state: State;
   #isPaused = false;
   #isSpent = false;
@@ -129,6 +132,7 @@ export class StreamDecoder {
     this.#commands = new CommandDecoder(this.#input, findBlock, this.#limits, phase);
     this.#devices = new DeviceSectionDecoder(this.#input, options.devices);
     this.#isEmbedded = embedded;
+    this.#isResumed = resumed !== undefined;
     this.#ramSectionId = resumed?.ramSectionId ?? null;
     this.#state = embedded || resumed !== undefined ? 'section-type' : 'configuration';
   }
@@ -256,6 +260,11 @@ export class StreamDecoder {
       case SectionType.EOF:
         return this.#stepEof();
       default:
+        if (this.#isResumed && this.bytesDecoded === 0 && type === FILE_MAGIC_FIRST_BYTE) {
+          const what =
+            'A new migration begins here (QEVM), instead of the recovery of the one that is paused';
+          throw this.#error('BAD_SECTION', what);
+        }
         throw this.#error('BAD_SECTION', `Unknown section type ${hex(type)}`);
     }
   }

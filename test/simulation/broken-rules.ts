@@ -14,6 +14,10 @@ export interface BrokenRule {
     send: (message: Uint8Array) => void,
     world: World,
   ) => (message: Uint8Array) => void;
+  /** In place of asking again for the pages that are waited for. */
+  readonly askAgain?: (ask: () => void) => void;
+  /** The bitmap of a block that the source goes by, in place of the destination's. */
+  readonly heldPages?: (sourceDirty: PageBitmap) => PageBitmap;
 }
 
 /** One discard does not drop its pages. */
@@ -64,6 +68,12 @@ export const FORGOTTEN_WRITE: BrokenRule = {
     });
   },
 };
+
+/** After a recovery nothing is asked for that was asked for before it. */
+export const NOT_ASKED_AGAIN: BrokenRule = { askAgain: () => {} };
+
+/** The source goes by what it has sent, not by what has arrived. */
+export const FORGOTTEN_COMPLEMENT: BrokenRule = { heldPages: (sourceDirty) => sourceDirty.complement() };
 
 /** The source lets its guest go on although it was handed over. */
 export const GUEST_ON_BOTH_SIDES: BrokenRule = {

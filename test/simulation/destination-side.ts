@@ -7,6 +7,8 @@ import { TARGET_PAGE_BYTES } from '../../src/memory/ram-block.ts';
 import { DestinationMigration } from '../../src/migration/destination.ts';
 import { PageRequests, RequestTimes } from '../../src/migration/page-requests.ts';
 import { NO_TRACE } from '../../src/telemetry/trace-events.ts';
+import { encodeRecvBitmap } from '../../src/wire/return-path.ts';
+import { ReturnPathDecoder } from '../../src/wire/return-path-decoder.ts';
 import type { BrokenRule } from './broken-rules.ts';
 import { DestinationGuestMemory, type PageNumbers } from './guest-memory.ts';
 import type { Pipe } from './pipe.ts';
@@ -36,6 +38,8 @@ export class DestinationSide {
   /** What the guest's memory must hold, wherever it is: from the moment it runs here. */
   #truth: Float64Array | undefined;
   readonly #requestedAtMs = new Map<number, number>();
+  /** Requests for pages may be sent on this connection. */
+  #mayRequest = true;
   readonly #waiting = new Map<number, (() => void)[]>();
   #inbox: Uint8Array[] = [];
   #end: { readonly cause: Error | undefined } | undefined;
@@ -62,12 +66,14 @@ export class DestinationSide {
       ({ lengthBytes }) => new PageBitmap(lengthBytes / TARGET_PAGE_BYTES),
     );
     const requestTimes = new RequestTimes(scenario.blocks);
-    const send = (message: Uint8Array) => this.#send(message);
+    const sendRequest = (message: Uint8Array) => {
+      if (this.#mayRequest) this.#send(message);
+    };
     this.#pageRequests = new PageRequests(
       scenario.blocks,
       received,
       requestTimes,
-      broken?.requestSender?.(send, world) ?? send,
+      broken?.requestSender?.(sendRequest, world) ?? sendRequest,
     );
     this.engine = new DestinationMigration({
       memory: broken?.destinationMemory?.(this.memory, world) ?? this.memory,
@@ -78,7 +84,8 @@ export class DestinationSide {
       deviceSection: DEVICE_SECTION,
       hasReturnPath: scenario.hasReturnPath,
       effects: {
-        sendReturnPath: send,
+        sendReturnPath: (message) => this.#send(this.#falsified(message, broken)),
+        requestPagesAgain: () => this.#requestAgain(broken?.askAgain),
         loadDevices: (state) => this.#answer(() => this.#load(state)),
         resumeGuest: (shouldRun) => this.#answer(() => this.#resume(shouldRun)),
         statusChanged: (status, error) =>
@@ -112,6 +119,19 @@ export class DestinationSide {
     this.#read();
   }
 
+  /** There is a new connection. */
+  recover(): void {
+    this.engine.recover(this.#world.nowMs);
+    this.#inbox = [];
+    this.#end = undefined;
+    this.#isClosed = false;
+  }
+
+  pause(): void {
+    this.engine.pause(this.#world.nowMs);
+    this.#read();
+  }
+
   channelEnded(cause: Error | undefined): void {
     this.#end ??= { cause };
     this.#read();
@@ -123,7 +143,7 @@ export class DestinationSide {
 
   #read(): void {
     const { nowMs, random } = this.#world;
-    while (this.#inbox.length > 0 && !this.engine.isOver) {
+    while (this.#inbox.length > 0 && !this.engine.isOver && !this.engine.isPaused) {
       const free = this.engine.free();
       if (free.length === 0) return;
       const chunk = this.#inbox[0] as Uint8Array;
@@ -134,22 +154,44 @@ export class DestinationSide {
       else this.#inbox[0] = chunk.subarray(count);
       this.engine.received(count, nowMs);
     }
+    if (this.engine.isPaused) {
+      this.#close();
+      return;
+    }
     if (!this.engine.isOver && this.#end !== undefined && this.engine.free().length > 0)
       this.engine.channelLost(this.#end.cause, nowMs);
-    if (this.engine.isOver) this.#linger();
+    if (this.engine.isPaused) this.#close();
+    else if (this.engine.isOver) this.#linger();
   }
 
   /** Nothing more to say: close, but let the source read our last word. */
   #linger(): void {
     this.#inbox = [];
-    if (this.#end !== undefined || this.engine.status === 'postcopy-paused') this.#close();
+    if (this.#end !== undefined) this.#close();
     else this.#world.after(LINGER_MS, () => this.#close());
   }
 
   #close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    this.#mayRequest = false;
     this.#returnPath().close();
+  }
+
+  #requestAgain(askAgain = (ask: () => void) => ask()): void {
+    this.#mayRequest = true;
+    for (const page of this.#requestedAtMs.keys()) this.#requestedAtMs.set(page, this.#world.nowMs);
+    askAgain(() => this.#pageRequests.askAgain());
+  }
+
+  /** A message as a broken rule has it. */
+  #falsified(message: Uint8Array, { heldPages }: BrokenRule = {}): Uint8Array {
+    if (heldPages === undefined) return message;
+    const [decoded] = new ReturnPathDecoder().push(message);
+    if (decoded?.type !== 'recv-bitmap') return message;
+    const block = this.#scenario.blocks.findIndex(({ idstr }) => idstr === decoded.idstr);
+    const dirty = this.#source.dirtyBitmaps[block] as PageBitmap;
+    return encodeRecvBitmap(decoded.idstr, heldPages(dirty).toBytes());
   }
 
   // ---- machine ---------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ let failures = 0;
 
 for (let seed = first; seed < first + count && failures < 3; seed++) {
   try {
-    const { source, destination, wasPostcopy, story } = simulate(seed);
-    const outcome = `${source} / ${destination}${wasPostcopy ? ', postcopy' : ''}`;
+    const { source, destination, wasPostcopy, recoveries, story } = simulate(seed);
+    const outcome = `${source} / ${destination}${wasPostcopy ? ', postcopy' : ''}${recoveries > 0 ? ', recovered' : ''}`;
     outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
     if (only !== undefined) console.log(story);
   } catch (error) {

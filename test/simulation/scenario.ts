@@ -7,7 +7,14 @@ import { DEFAULT_PARAMETERS, type Parameters } from '../../src/migration/paramet
 import type { MigrationStatus } from '../../src/migration/states.ts';
 import type { Random } from './random.ts';
 
-export type Deed = 'start-postcopy' | 'cancel' | 'cut' | 'set-parameters' | 'query';
+export type Deed =
+  | 'start-postcopy'
+  | 'cancel'
+  | 'cut'
+  | 'pause-source'
+  | 'pause-destination'
+  | 'set-parameters'
+  | 'query';
 
 /** Something the operator or the network does: so long after the start, or after the source entered a state. */
 export interface PlannedDeed {
@@ -40,6 +47,17 @@ export interface Scenario {
   readonly deeds: readonly PlannedDeed[];
   /** The pages of the source come from elsewhere, each within so much time; undefined: they are there. */
   readonly fetchMs: number | undefined;
+  /** What the operator does about a postcopy that is interrupted. */
+  readonly recovery: RecoveryPlan | undefined;
+}
+
+export interface RecoveryPlan {
+  /** How long it takes to look, and to do something about it. */
+  readonly lookEveryMs: number;
+  /** So many of the new connections break as well, some time after they were made. */
+  readonly cuts: readonly { readonly afterMs: number }[];
+  /** So many of the attempts reach somebody else, before the first that does not. */
+  readonly wrongPeers: number;
 }
 
 export function pageCountOf(blocks: readonly RamBlockLayout[]): number {
@@ -75,6 +93,7 @@ export function planScenario(random: Random): Scenario {
     failure: random.chance(0.06) ? random.pick(['save', 'load', 'resume'] as const) : undefined,
     deeds: planDeeds(random, passMs, isPostcopyOn),
     fetchMs: isPostcopyOn && random.chance(0.15) ? random.pick([1, 30, 500]) : undefined,
+    recovery: isPostcopyOn && random.chance(0.8) ? planRecovery(random, link.delayMs, passMs) : undefined,
   };
 }
 
@@ -100,8 +119,22 @@ function planDeeds(random: Random, passMs: number, isPostcopyOn: boolean): Plann
   };
   if (isPostcopyOn && random.chance(0.75)) plan('start-postcopy', ['setup', 'active']);
   if (random.chance(0.12)) plan('cancel', ['active', 'device', 'postcopy-active']);
+  if (isPostcopyOn && random.chance(0.2)) plan('cut', ['postcopy-active']);
+  if (isPostcopyOn && random.chance(0.05))
+    plan(random.pick(['pause-source', 'pause-destination'] as const), ['postcopy-active']);
   if (random.chance(0.2)) plan('cut', ['active', 'device', 'postcopy-active', 'postcopy-active']);
   if (random.chance(0.2)) plan('set-parameters', ['active', 'postcopy-active']);
   if (random.chance(0.2)) plan('query', ['setup', 'device', 'postcopy-active', 'completed']);
   return deeds;
+}
+
+/** Cuts fall into the handshake, which takes some round trips, or into what follows. */
+function planRecovery(random: Random, delayMs: number, passMs: number): RecoveryPlan {
+  return {
+    lookEveryMs: 1 + random.fraction() * 300,
+    cuts: Array.from({ length: random.integer(0, 4) }, () => ({
+      afterMs: random.chance(0.6) ? random.fraction() * (7 * delayMs + 1) : random.fraction() * (passMs + 30),
+    })),
+    wrongPeers: random.chance(0.2) ? random.integer(1, 3) : 0,
+  };
 }

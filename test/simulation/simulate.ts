@@ -4,12 +4,13 @@
  * Rules are checked as things happen (`World.guestRuns`, guest-memory.ts, destination-side.ts), and at the end here.
  */
 import { AssertionError } from 'node:assert';
+import { MigrationError } from '../../src/migration/migration-error.ts';
 import type { MigrationStatus } from '../../src/migration/states.ts';
 import type { BrokenRule } from './broken-rules.ts';
 import { DestinationSide } from './destination-side.ts';
 import { PageNumbers } from './guest-memory.ts';
 import { Pipe } from './pipe.ts';
-import { planScenario, type Scenario } from './scenario.ts';
+import { planScenario, type RecoveryPlan, type Scenario } from './scenario.ts';
 import { SourceSide } from './source-side.ts';
 import { World } from './world.ts';
 
@@ -21,6 +22,7 @@ export interface Outcome {
   readonly source: MigrationStatus;
   readonly destination: MigrationStatus;
   readonly wasPostcopy: boolean;
+  readonly recoveries: number;
   /** What happened last, a line each. */
   readonly story: string;
 }
@@ -48,8 +50,11 @@ class Simulation {
   readonly #scenario: Scenario;
   readonly #source: SourceSide;
   readonly #destination: DestinationSide;
-  readonly #stream: Pipe;
-  readonly #returnPath: Pipe;
+  #stream: Pipe;
+  #returnPath: Pipe;
+  /** Attempts to recover. */
+  #attempts = 0;
+  #recoveries = 0;
   #wasCut = false;
   #wasCancelled = false;
   #wasPostcopy = false;
@@ -67,18 +72,25 @@ class Simulation {
       () => this.#returnPath,
       broken,
     );
-    this.#stream = new Pipe(
-      world,
-      scenario.link,
-      (bytes) => this.#destination.receive(bytes),
-      (cause) => this.#destination.channelEnded(cause),
+    [this.#stream, this.#returnPath] = this.#connect();
+  }
+
+  /** What still arrives on an earlier connection is nobody's: both have closed it. */
+  #connect(): [stream: Pipe, returnPath: Pipe] {
+    const { link } = this.#scenario;
+    const stream: Pipe = new Pipe(
+      this.#world,
+      link,
+      (bytes) => stream === this.#stream && this.#destination.receive(bytes),
+      (cause) => stream === this.#stream && this.#destination.channelEnded(cause),
     );
-    this.#returnPath = new Pipe(
-      world,
-      scenario.link,
-      (bytes) => this.#source.receive(bytes),
-      (cause) => this.#source.channelLost(cause),
+    const returnPath: Pipe = new Pipe(
+      this.#world,
+      link,
+      (bytes) => returnPath === this.#returnPath && this.#source.receive(bytes),
+      (cause) => returnPath === this.#returnPath && this.#source.channelLost(cause),
     );
+    return [stream, returnPath];
   }
 
   run(): Outcome {
@@ -94,22 +106,40 @@ class Simulation {
       source: this.#source.engine.status,
       destination: this.#destination.engine.status,
       wasPostcopy: this.#wasPostcopy,
+      recoveries: this.#recoveries,
       story: this.#world.story,
     };
   }
 
   #sourceEntered(status: MigrationStatus): void {
-    if (status === 'postcopy-active') this.#wasPostcopy = true;
+    if (status === 'postcopy-active' && this.#attempts > 0) this.#recoveries++;
+    if (status === 'postcopy-active' && !this.#wasPostcopy) {
+      this.#wasPostcopy = true;
+      if (this.#scenario.recovery !== undefined) this.#lookLater();
+    }
     if (status === 'cancelled') this.#wasCancelled = true;
     for (const { deed, afterStatus, delayMs } of this.#scenario.deeds)
-      if (afterStatus === status) this.#world.after(delayMs, () => this.#do(deed));
+      if (afterStatus === status && this.#attempts === 0) this.#world.after(delayMs, () => this.#do(deed));
   }
 
   #do(deed: Scenario['deeds'][number]['deed']): void {
-    if (deed !== 'cut') {
-      this.#source.do(deed);
-      return;
+    switch (deed) {
+      case 'cut':
+        this.#cut();
+        return;
+      case 'pause-destination':
+        this.#pauseDestination();
+        return;
+      case 'pause-source':
+        this.#source.do(deed);
+        if (this.#source.engine.isPaused) this.#wasCut = true;
+        return;
+      default:
+        this.#source.do(deed);
     }
+  }
+
+  #cut(): void {
     if (this.#source.engine.isOver && this.#destination.engine.isOver) return;
     this.#world.note('network: the connection breaks');
     this.#wasCut = true;
@@ -117,12 +147,74 @@ class Simulation {
     this.#returnPath.break();
   }
 
+  #pauseDestination(): void {
+    try {
+      this.#destination.pause();
+      this.#wasCut = true;
+    } catch (error) {
+      if (!(error instanceof MigrationError)) throw error;
+      this.#world.note(`operator: pause at the destination refused: ${error.message}`);
+    }
+  }
+
+  // ---- recovery --------------------------------------------------------------------------------------------
+
+  #lookLater(): void {
+    const { lookEveryMs } = this.#scenario.recovery as RecoveryPlan;
+    this.#world.after(lookEveryMs * (0.5 + this.#world.random.fraction()), () => this.#look());
+  }
+
+  /** The operator looks at both sides, until nothing is left to do. */
+  #look(): void {
+    const [source, destination] = [this.#source.engine, this.#destination.engine];
+    if (source.isOver || destination.isOver) return;
+    if (source.isPaused && destination.isPaused) {
+      if (!this.#tryRecovery(this.#scenario.recovery as RecoveryPlan)) return;
+    }
+    // One side has not noticed, or will not: it is told.
+    else if (source.isPaused && this.#world.random.chance(0.1)) this.#pauseDestination();
+    else if (destination.isPaused && this.#world.random.chance(0.1)) this.#do('pause-source');
+    this.#lookLater();
+  }
+
+  /** @returns false if there is no use in trying again */
+  #tryRecovery({ cuts, wrongPeers }: RecoveryPlan): boolean {
+    const cut = cuts[this.#attempts];
+    const isWrongPeer = this.#attempts++ < wrongPeers;
+    this.#world.note(`operator: recovers${isWrongPeer ? ', and reaches somebody else' : ''}`);
+    [this.#stream, this.#returnPath] = this.#connect();
+    try {
+      this.#destination.recover();
+    } catch (error) {
+      if (!(error instanceof MigrationError)) throw error;
+      this.#world.note(`destination: will not recover: ${error.message}`);
+      return false;
+    }
+    this.#source.recover();
+    if (isWrongPeer) this.#meetSomebodyElse();
+    else if (cut !== undefined) this.#world.after(cut.afterMs, () => this.#cut());
+    return true;
+  }
+
+  /** Each side is connected to another than the other: one that begins a migration, and one that hangs up. */
+  #meetSomebodyElse(): void {
+    const [stream, returnPath] = this.#connect();
+    this.#stream.break();
+    this.#returnPath.break();
+    [this.#stream, this.#returnPath] = [stream, returnPath];
+    stream.write(Buffer.from('QEVM'));
+    returnPath.close();
+  }
+
   #checkEnd(): void {
     const source = this.#source.engine;
     const destination = this.#destination.engine;
     const pair = `${source.status} / ${destination.status}`;
     for (const error of [source.error, destination.error]) if (isOurMistake(error)) throw error;
-    if (!source.isOver || !destination.isOver) this.#world.violate('hang', pair);
+    const isAtRest = (engine: typeof source | typeof destination) => engine.isOver || engine.isPaused;
+    if (!isAtRest(source) || !isAtRest(destination)) this.#world.violate('hang', pair);
+    const canRecover = this.#scenario.recovery !== undefined && this.#scenario.failure !== 'resume';
+    if (canRecover && source.isPaused && destination.isPaused) this.#world.violate('not recovered', pair);
     const hadTrouble = this.#wasCut || this.#wasCancelled || this.#scenario.failure !== undefined;
     if (!hadTrouble && pair !== 'completed / completed') this.#world.violate('pair', `${pair} without cause`);
     const wherePermitted = (this.#scenario.hasReturnPath ? GUEST_BY_PAIR : GUEST_BY_PAIR_ONE_WAY)[pair];

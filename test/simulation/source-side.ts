@@ -32,6 +32,7 @@ export class SourceSide {
   onStatus: (status: MigrationStatus) => void = () => {};
   /** Pages that can be read, where they come from elsewhere. */
   readonly #available: readonly PageBitmap[];
+  readonly dirtyBitmaps: readonly PageBitmap[];
   readonly #world: World;
   readonly #scenario: Scenario;
   readonly #stream: () => Pipe;
@@ -60,14 +61,18 @@ export class SourceSide {
         world.violate('unavailable', `page ${page} of block ${block} is read before it came`);
     });
     for (let page = 0; page < pages.count; page++) if (world.random.chance(0.7)) this.#write(page);
+    this.dirtyBitmaps = scenario.blocks.map(
+      ({ lengthBytes }) => new PageBitmap(lengthBytes / TARGET_PAGE_BYTES),
+    );
     const effects = this.#effects();
     this.#available = pages.blocks.map(({ lengthBytes }) => new PageBitmap(lengthBytes / TARGET_PAGE_BYTES));
     this.engine = new SourceMigration({
       memory: this.memory,
       dirtyTracker: broken?.dirtyTracker?.(this.memory, world) ?? this.memory,
-      dirtyBitmaps: scenario.blocks.map(({ lengthBytes }) => new PageBitmap(lengthBytes / TARGET_PAGE_BYTES)),
+      dirtyBitmaps: this.dirtyBitmaps,
       machineType: MACHINE_TYPE,
       encodeDevices: machineDevices(DEVICE_SECTION),
+      isRecoverable: true,
       capabilities: { ...DEFAULT_CAPABILITIES, 'postcopy-ram': scenario.isPostcopyOn },
       parameters: scenario.parameters,
       hasReturnPath: scenario.hasReturnPath,
@@ -96,7 +101,16 @@ export class SourceSide {
     this.#pump();
   }
 
-  do(deed: Exclude<Deed, 'cut'>): void {
+  /** There is a new connection. */
+  recover(): void {
+    this.#isStreamClosed = false;
+    this.#stagedBytes = 0;
+    this.#writtenBytes = 0;
+    this.engine.recover(this.#world.nowMs);
+    this.#pump();
+  }
+
+  do(deed: Exclude<Deed, 'cut' | 'pause-destination'>): void {
     const { nowMs } = this.#world;
     try {
       switch (deed) {
@@ -105,6 +119,9 @@ export class SourceSide {
           break;
         case 'cancel':
           this.engine.cancel(nowMs);
+          break;
+        case 'pause-source':
+          this.engine.pause(nowMs);
           break;
         case 'set-parameters':
           this.engine.setParameters(planParameters(this.#world.random, 50), nowMs);
@@ -150,13 +167,17 @@ export class SourceSide {
   #pump(): void {
     const { nowMs, random } = this.#world;
     const wakeup = ++this.#wakeups;
-    if (this.engine.isOver || this.#isStreamClosed) {
+    if (this.engine.isOver || this.engine.isPaused || this.#isStreamClosed) {
       this.#closeStream();
       return;
     }
     if (this.#writtenBytes === this.#stagedBytes) {
       this.#writtenBytes = 0;
       this.#stagedBytes = this.engine.fill(this.#staging, nowMs);
+      if (this.engine.isPaused) {
+        this.#closeStream();
+        return;
+      }
       if (this.#stagedBytes === 0) {
         const wakeAtMs = this.engine.wakeAtMs(nowMs);
         // The clock of a real driver moves on by itself; this one must be pushed.

@@ -7,13 +7,21 @@ import { QmpError } from '../errors.ts';
 import { formatMigrationInfo } from '../format-migration.ts';
 
 const migrate = defineCommand({
-  help: 'move the guest to URI (-d: do not wait until it is over)',
+  help: 'move the guest to URI (-d: do not wait until it is over; -r: go on with a postcopy that is paused)',
   qmp: 'migrate',
-  hmp: { name: 'migrate', flags: { d: 'detach' }, positional: [{ name: 'uri', kind: 'string' }] },
+  hmp: {
+    name: 'migrate',
+    flags: { d: 'detach', r: 'resume' },
+    positional: [{ name: 'uri', kind: 'string' }],
+  },
   // QEMU's QMP takes `detach` and ignores it, since it never waits; here it is how -d reaches the human form.
-  schema: v.strictObject({ uri: v.string(), detach: v.optional(v.boolean()) }),
-  async handler({ vm }, { uri }) {
-    await vm.migrate(uri);
+  schema: v.strictObject({
+    uri: v.string(),
+    detach: v.optional(v.boolean()),
+    resume: v.optional(v.boolean()),
+  }),
+  async handler({ vm }, { uri, resume = false }) {
+    await vm.migrate(uri, { resume });
     return {};
   },
   async text(_value, { detach }, { vm }) {
@@ -58,6 +66,30 @@ const migrateIncoming = defineCommand({
   },
 });
 
+const migrateRecover = defineCommand({
+  help: 'destination of a postcopy that is paused: wait for its source at URI',
+  qmp: 'migrate-recover',
+  isUrgent: true,
+  hmp: { name: 'migrate_recover', positional: [{ name: 'uri', kind: 'string' }] },
+  schema: v.strictObject({ uri: v.string() }),
+  async handler({ vm }, { uri }) {
+    await vm.migrateRecover(uri);
+    return {};
+  },
+});
+
+const migratePause = defineCommand({
+  help: 'break off the connection of a postcopy, to recover it on another',
+  qmp: 'migrate-pause',
+  isUrgent: true,
+  hmp: { name: 'migrate_pause' },
+  schema: NO_ARGUMENTS,
+  async handler({ vm }) {
+    await vm.migratePause();
+    return {};
+  },
+});
+
 const queryMigrate = defineCommand({
   help: 'show migration status',
   qmp: 'query-migrate',
@@ -72,5 +104,7 @@ export const MIGRATE_COMMANDS = [
   migrateCancel,
   migrateStartPostcopy,
   migrateIncoming,
+  migrateRecover,
+  migratePause,
   queryMigrate,
 ] as const;
