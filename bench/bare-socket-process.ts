@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { readInto, WOULD_BLOCK, writeFrom } from '../src/linux/fd.ts';
-import { mapAnonymous } from '../src/linux/memory.ts';
+import { Advice, madvise, mapAnonymous } from '../src/linux/memory.ts';
 import { PollEvent, PollSet } from '../src/linux/poll.ts';
 import { connectChannel } from '../src/transport/connect.ts';
 import { listenChannel } from '../src/transport/listen.ts';
@@ -72,6 +72,11 @@ function sendCopy(fd: number, lengthBytes: number): BareResult {
 
 function receiveCopy(fd: number, lengthBytes: number): void {
   const memory = mapAnonymous(lengthBytes);
+  try {
+    madvise(memory.address, lengthBytes, Advice.HUGEPAGE);
+  } catch {
+    // A kernel without transparent huge pages.
+  }
   for (let at = 0; at < lengthBytes; at += CHUNK_BYTES) {
     readAll(fd, Number(memory.address) + at, Math.min(CHUNK_BYTES, lengthBytes - at));
   }

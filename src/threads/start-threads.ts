@@ -22,7 +22,7 @@ const RESOURCE_LIMITS = { maxYoungGenerationSizeMb: 4 };
 
 /**
  * When a guest begins to run, V8 compiles the machine's hottest functions once more. Some are so large that a compiler
- * takes 20 MB for one of them; on all its threads at once that is the most this process ever needs.
+ * takes up to 18 MB for one of them; on all its threads at once that is the most this process ever needs.
  */
 function keepMemoryLow(): void {
   setFlagsFromString('--wasm-num-compilation-tasks=1');
