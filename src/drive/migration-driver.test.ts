@@ -7,6 +7,8 @@ interface Rig {
   readonly source: FakeMachine;
   readonly destination: FakeMachine;
   readonly lines: string[];
+  /** Does something once the driver has said a line like this. */
+  whenSaid(line: RegExp, act: () => void): void;
   driver(plan?: Partial<MigrationPlan>): MigrationDriver;
 }
 
@@ -31,11 +33,18 @@ async function rig(t: TestContext): Promise<Rig> {
     source.enter('cancelled', 'running');
   };
   const lines: string[] = [];
-  const listener = { onLine: (who: string, text: string) => lines.push(`${who}: ${text}`), onProgress() {} };
+  const awaited: { readonly line: RegExp; readonly act: () => void }[] = [];
+  const onLine = (who: string, text: string) => {
+    lines.push(`${who}: ${text}`);
+    const index = awaited.findIndex(({ line }) => line.test(`${who}: ${text}`));
+    if (index >= 0) setImmediate(awaited.splice(index, 1)[0]!.act);
+  };
+  const listener = { onLine, onProgress() {} };
   return {
     source,
     destination,
     lines,
+    whenSaid: (line, act) => awaited.push({ line, act }),
     driver: (plan = {}) =>
       new MigrationDriver(
         {
@@ -154,8 +163,8 @@ test('MigrationDriver.interrupt() never cancels what may be in postcopy, whateve
     // No event tells of it: the driver must ask.
     here.source.info = { ...here.source.info, status: 'postcopy-active' };
     here.source.runState = 'finish-migrate';
+    here.whenSaid(/cannot be cancelled/, () => driver.interrupt());
     driver.interrupt();
-    setTimeout(() => driver.interrupt(), 200);
   });
   const report = await driver.run();
   assert.deepEqual([report.outcome, report.exitCode], ['interrupted', 5]);
@@ -225,7 +234,7 @@ test('MigrationDriver joins a migration that is under way, changes no settings, 
   const here = await rig(t);
   here.source.info = { status: 'active', ram: RAM, 'total-time': 60_000 };
   here.destination.info = { status: 'active' };
-  setTimeout(() => complete(here), 200);
+  here.whenSaid(/^destination: active/, () => complete(here));
   const report = await here.driver({ joins: true }).run();
   assert.equal(report.outcome, 'completed');
   assert.deepEqual([...here.source.calls, ...here.destination.calls], []);
@@ -237,10 +246,10 @@ test('MigrationDriver that has joined late lets no guest go on whose past it doe
   here.source.info = { status: 'device' };
   here.source.runState = 'finish-migrate';
   here.destination.info = { status: 'active' };
-  setTimeout(() => {
+  here.whenSaid(/^destination: active/, () => {
     here.destination.end();
     here.source.enter('failed', 'paused');
-  }, 100);
+  });
   const report = await here.driver({ joins: true }).run();
   assert.deepEqual([report.outcome, report.exitCode], ['unknown', 6]);
   assert.deepEqual(here.source.calls, []);

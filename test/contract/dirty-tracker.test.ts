@@ -32,6 +32,7 @@ for (const kind of ['async', 'sync'] as const) {
     const noted = PageBitmap.shared(PAGES);
     const shared = createSharedFaultThread();
     const faultThread = new FaultThreadControl(shared);
+    faultThread.expect();
     const workers = [
       startFaultThread({ mode: 'write-protect', control: shared, blocks, bitmapWords: [noted.words] }),
     ];
