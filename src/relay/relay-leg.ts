@@ -67,6 +67,8 @@ export interface RelayLegOptions {
   readonly observer: RelayObserver;
   readonly recording: Recording | undefined;
   readonly clock: () => number;
+  /** A package is next, and waits for `passPackage()`. */
+  readonly onPackage: () => void;
 }
 
 export class RelayLeg {
@@ -94,11 +96,14 @@ export class RelayLeg {
   #isSourceBlocked = false;
   #isDestinationBlocked = false;
   #wasPostcopy = false;
+  /** Nothing more is taken from the source for now. */
+  #isHeld = false;
+  #isAtPackage = false;
   /** When a side is given up that does not close. */
   #lingersUntilMs: number | undefined;
   #end: LegEnd | undefined;
 
-  constructor({ fds, observer, recording, clock }: RelayLegOptions) {
+  constructor({ fds, observer, recording, clock, onPackage }: RelayLegOptions) {
     this.fds = fds;
     this.#observer = observer;
     this.#recording = recording;
@@ -116,7 +121,11 @@ export class RelayLeg {
     ] as const) {
       if (isSocket) setUserTimeout(fd, PEER_TIMEOUT_MS);
     }
-    observer.connected(this.#decoder);
+    observer.connected(this.#decoder, () => {
+      this.#decoder.pause();
+      this.#isAtPackage = true;
+      onPackage();
+    });
     recording?.begin();
   }
 
@@ -135,7 +144,7 @@ export class RelayLeg {
 
   /** PollEvent bits; 0 if nothing is to be waited for there. */
   get sourceEvents(): number {
-    const wantsStream = !this.#isSourceAtEnd && !this.#hasStreamToWrite;
+    const wantsStream = !this.#isSourceAtEnd && !this.#hasStreamToWrite && !this.#isStopped;
     return (wantsStream ? PollEvent.IN : 0) | (this.#isSourceBlocked ? PollEvent.OUT : 0);
   }
 
@@ -153,17 +162,37 @@ export class RelayLeg {
 
   /** Moves what can be moved. @param sourceReady @param destinationReady PollEvent bits that poll(2) gave */
   step(sourceReady: number, destinationReady: number): void {
-    try {
+    this.#check(() => {
       if (this.#end === undefined && destinationReady !== 0) this.#stepBack();
       if (this.#end === undefined && this.#isSourceBlocked && sourceReady !== 0) this.#writeBack();
       if (this.#end === undefined && this.#isDestinationBlocked && destinationReady !== 0)
         this.#writeStream();
       if (this.#end === undefined && sourceReady !== 0 && !this.#isSourceAtEnd) this.#stepStream();
       this.#checkEnd();
+    });
+  }
+
+  /** What is illegal ends the leg. */
+  #check(action: () => void): void {
+    try {
+      action();
     } catch (error) {
       if (!(error instanceof StreamError)) throw error;
       this.#finish({ kind: 'illegal', text: `illegal byte at 0x${error.at.toString(16)}: ${error.message}` });
     }
+  }
+
+  /** Takes nothing from the source, as long as its guest cannot have left it: someone looks at another connection of it. */
+  hold(isHeld: boolean): void {
+    this.#isHeld = isHeld;
+  }
+
+  /** The package that waits may pass. */
+  passPackage(): void {
+    if (!this.#isAtPackage || this.#end !== undefined) return;
+    this.#isAtPackage = false;
+    this.#decoder.resume();
+    this.#check(() => this.#runStream());
   }
 
   /** The operator wants no more of it, or knows that the connections are dead. */
@@ -178,7 +207,7 @@ export class RelayLeg {
   }
 
   #stepStream(): void {
-    if (this.#hasStreamToWrite) return;
+    if (this.#hasStreamToWrite || this.#isStopped) return;
     const free = this.#decoder.free();
     this.#streamWritten = 0;
     const address = this.#stream.address + BigInt(STREAM_BUFFER_BYTES - free.length);
@@ -189,6 +218,14 @@ export class RelayLeg {
       return;
     }
     this.#decoder.commit(count);
+    this.#runStream();
+  }
+
+  get #isStopped(): boolean {
+    return this.#isAtPackage || (this.#isHeld && !this.#wasPostcopy);
+  }
+
+  #runStream(): void {
     this.#decoder.run();
     this.#writeStream();
     if (this.#end === undefined && !this.#wasPostcopy && this.#observer.isPostcopy) this.#onPostcopy();
@@ -218,7 +255,11 @@ export class RelayLeg {
       this.#decoder.end();
     } catch (error) {
       if (!(error instanceof StreamError)) throw error;
-      this.#finish({ kind: 'lost', text: `the source closed its connection: ${error.message}` });
+      const hint =
+        this.#observer.isPostcopyAdvised && !this.#observer.isPostcopy
+          ? '; with "postcopy-preempt" on it does that, since a relay takes no other connection: switch it off on both sides'
+          : '';
+      this.#finish({ kind: 'lost', text: `the source closed its connection: ${error.message}${hint}` });
       return;
     }
     if (this.fds.destinationSendsBytes) shutdownWrite(this.fds.destinationFd);

@@ -53,7 +53,7 @@ export class RelayLoop {
         this.#takeOrders();
       }
       if (leg === undefined || leg !== this.#leg) continue;
-      leg.step(this.#polls.ready(SOURCE!), this.#polls.ready(DESTINATION!));
+      if (leg.end === undefined) leg.step(this.#polls.ready(SOURCE!), this.#polls.ready(DESTINATION!));
       if (leg.end !== undefined) this.#onLegEnd(leg, leg.end);
     }
     this.#recording?.close();
@@ -84,7 +84,14 @@ export class RelayLoop {
           observer: this.#observer,
           recording: this.#recording,
           clock: () => performance.now(),
+          onPackage: () => this.#notify({ kind: 'package' }),
         });
+        return;
+      case 'hold':
+        this.#leg?.hold(order.isHeld);
+        return;
+      case 'pass-package':
+        this.#leg?.passPackage();
         return;
       case 'end-leg':
         this.#endLeg(order.end);

@@ -15,12 +15,18 @@ export type RelayOrder =
   | { readonly kind: 'leg'; readonly fds: LegFds }
   /** Gives the leg up that is under way: with `stopped` for good, with `lost` another will come. */
   | { readonly kind: 'end-leg'; readonly end: LegEnd }
+  /** Takes nothing from the source, or takes again, as long as its guest has not left. */
+  | { readonly kind: 'hold'; readonly isHeld: boolean }
+  /** Answers `package`. */
+  | { readonly kind: 'pass-package' }
   | { readonly kind: 'query' }
   /** Ends the thread, which answers with `closed`. */
   | { readonly kind: 'close' };
 
 export type RelayNotice =
   | { readonly kind: 'state'; readonly state: RelayState }
+  /** A package is next, with which the guest leaves the source. It waits for `pass-package`. */
+  | { readonly kind: 'package' }
   /** @param isPostcopy whether the guest may run at the destination, so that a lost leg can be followed by another */
   | { readonly kind: 'leg-ended'; readonly end: LegEnd; readonly isPostcopy: boolean }
   | { readonly kind: 'report'; readonly report: RelayReport }

@@ -9,6 +9,7 @@ import { progressText, relayReportText } from './report-text.ts';
 
 class Rig {
   nowMs = 1000;
+  packages = 0;
   readonly states: RelayState[] = [];
   readonly observer: RelayObserver;
   #decoder: OpenStreamDecoder | undefined;
@@ -27,7 +28,7 @@ class Rig {
       handler: this.observer,
       ...(continued === undefined ? {} : { continued }),
     });
-    this.observer.connected(this.#decoder);
+    this.observer.connected(this.#decoder, () => this.packages++);
   }
 
   send(bytes: Uint8Array): void {
@@ -76,6 +77,7 @@ test('RelayObserver times a request until its last page has come down', () => {
   rig.connect();
   rig.send(postcopyStream.subarray(0, packageEnd));
   assert.equal(rig.observer.state, 'postcopy-active');
+  assert.equal(rig.packages, 1);
   rig.request(0x1000);
   rig.nowMs += 0.2;
   rig.request(0x1000); // Another processor of the guest.

@@ -47,6 +47,7 @@ export class RelayObserver implements OpenStreamHandler {
   /** Pages that came down in postcopy: a request for one of them is not answered again. */
   #arrived: PageBitmap[] = [];
   #decoder: OpenStreamDecoder | undefined;
+  #onPackage = () => {};
   #machineType: string | null = null;
   #blocks: readonly AnnouncedRamBlock[] = [];
   #state: RelayState = 'none';
@@ -73,6 +74,11 @@ export class RelayObserver implements OpenStreamHandler {
     return this.#isPostcopy;
   }
 
+  /** Whether the source may go on to postcopy. */
+  get isPostcopyAdvised(): boolean {
+    return this.#commands['POSTCOPY_ADVISE'] !== undefined;
+  }
+
   /** Whether the destination was told that it may answer. */
   get isReturnPathOpen(): boolean {
     return this.#isReturnPathOpen;
@@ -89,8 +95,13 @@ export class RelayObserver implements OpenStreamHandler {
     return ramSectionId === null ? undefined : { blocks: this.#blocks, ramSectionId };
   }
 
-  /** A source has connected; the decoder tells this what it sends. */
-  connected(decoder: OpenStreamDecoder): void {
+  /**
+   * A source has connected; the decoder tells this what it sends.
+   *
+   * @param onPackage told in front of a package, with which the guest leaves
+   */
+  connected(decoder: OpenStreamDecoder, onPackage: () => void): void {
+    this.#onPackage = onPackage;
     if (this.#connections === 0) this.#startedAtMs = this.#clock();
     this.#connections++;
     this.#decoder = decoder;
@@ -230,6 +241,7 @@ export class RelayObserver implements OpenStreamHandler {
       case 'packaged-header':
         this.#move('device');
         this.#deviceStateBytes += command.lengthBytes;
+        this.#onPackage();
         return;
       default:
         return;

@@ -10,7 +10,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { peek } from '../linux/socket-options.ts';
 import type { Channel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
-import { listenChannel } from '../transport/listen.ts';
 import { FILE_MAGIC, SectionType } from '../wire/sections.ts';
 import { Arrivals } from './arrivals.ts';
 import type { LegEnd } from './relay-leg.ts';
@@ -22,6 +21,8 @@ const FIRST_BYTE_MS = 10_000;
 /** How long an additional connection may be silent before it is taken for the channel of postcopy-preempt. */
 const SILENT_MS = 1000;
 const PEEK_EVERY_MS = 10;
+/** When a source has opened all connections that it opens at the beginning. */
+const SHUT_AFTER_MS = 500;
 /** What connections begin with: a migration, its recovery, a channel of multifd. */
 const MAGIC_BYTE = FILE_MAGIC >>> 24;
 const COMMAND_BYTE = SectionType.COMMAND;
@@ -69,6 +70,8 @@ class Relay {
   /** Resolves with the end of the leg that is under way. */
   #legEnded: Promise<LegEnd & { isPostcopy: boolean }> | undefined;
   #isPostcopy = false;
+  /** An additional connection is looked at. */
+  #judging: Promise<void> | undefined;
   /** A recovery that came before the relay knew that the connection before it is dead. */
   #next: Channel | undefined;
 
@@ -80,29 +83,33 @@ class Relay {
   async run(): Promise<RelayEnd> {
     const { listenUri, signal, onMessage, onState, onProgress } = this.#options;
     signal.addEventListener('abort', () => this.#stop.abort(signal.reason), { once: true });
-    this.#thread.on('state', ({ state }) => onState(state));
     this.#thread.on('message', ({ text }) => onMessage(text));
     this.#thread.on('report', ({ report }) => onProgress?.(report));
-    const listener = await listenChannel(listenUri);
-    const arrivals = new Arrivals(listener);
+    const arrivals = await Arrivals.open(listenUri);
+    this.#thread.on('package', () => void this.#passPackage(arrivals));
+    this.#thread.on('state', ({ state }) => {
+      onState(state);
+      if (state !== 'postcopy-active') return;
+      this.#isPostcopy = true;
+      void arrivals.reopen().catch((error: Error) => onMessage(error.message));
+    });
     const ticker = setInterval(() => {
       if (this.#legEnded !== undefined && onProgress !== undefined) this.#thread.post({ kind: 'query' });
     }, 1000);
     try {
-      onMessage(`waiting for a source at ${listener.address}`);
-      const isDone = await this.#serve(arrivals, listener.address);
+      onMessage(`waiting for a source at ${arrivals.address}`);
+      const isDone = await this.#serve(arrivals);
       return { report: await this.#thread.close(), isDone };
     } finally {
       clearInterval(ticker);
       this.#stop.abort();
       this.#next?.close();
       arrivals.close();
-      listener.close();
     }
   }
 
   /** @returns whether the migration has passed whole */
-  async #serve(arrivals: Arrivals, address: string): Promise<boolean> {
+  async #serve(arrivals: Arrivals): Promise<boolean> {
     const { onMessage, signal } = this.#options;
     for (;;) {
       const source = this.#next ?? (await this.#nextSource(arrivals));
@@ -114,7 +121,8 @@ class Relay {
       const text = end !== undefined && 'text' in end ? end.text : undefined;
       if (text !== undefined) onMessage(text);
       if (!this.#isPostcopy || end?.kind === 'illegal' || end?.kind === 'refused') return false;
-      onMessage(`postcopy is interrupted; waiting for its recovery at ${address}`);
+      onMessage(`postcopy is interrupted; waiting for its recovery at ${arrivals.address}`);
+      await arrivals.reopen();
     }
   }
 
@@ -173,6 +181,10 @@ class Relay {
     signal.addEventListener('abort', onAbort, { once: true });
     if (signal.aborted) onAbort();
     const watched = this.#watchExtraConnections(arrivals, watching.signal);
+    // A source that opens a connection only with the switch then sees at once that it cannot, and keeps its guest.
+    const shutting = setInterval(() => {
+      if (!this.#isPostcopy && this.#judging === undefined && arrivals.kept === 0) arrivals.shut();
+    }, SHUT_AFTER_MS);
     try {
       const end = await ended;
       this.#isPostcopy = end.isPostcopy;
@@ -180,6 +192,7 @@ class Relay {
       return end;
     } finally {
       this.#legEnded = undefined;
+      clearInterval(shutting);
       signal.removeEventListener('abort', onAbort);
       watching.abort();
       await watched;
@@ -192,8 +205,23 @@ class Relay {
       // A listener with one channel has no more: what is under way does not mind.
       const channel = await arrivals.next(signal).catch(() => undefined);
       if (channel === undefined) return;
-      await this.#judge(channel, signal);
+      this.#thread.post({ kind: 'hold', isHeld: true });
+      this.#judging = this.#judge(channel, signal);
+      await this.#judging;
+      this.#judging = undefined;
+      this.#thread.post({ kind: 'hold', isHeld: false });
     }
+  }
+
+  /**
+   * With the package the guest leaves the source for good. A source that needs another connection has opened it before, so
+   * everyone who has come is looked at first.
+   */
+  async #passPackage(arrivals: Arrivals): Promise<void> {
+    do {
+      await (this.#judging ?? sleep(1)); // Whoever has connected is accepted by then.
+    } while (this.#legEnded !== undefined && (this.#judging !== undefined || arrivals.kept > 0));
+    this.#thread.post({ kind: 'pass-package' });
   }
 
   async #judge(channel: Channel, signal: AbortSignal): Promise<void> {

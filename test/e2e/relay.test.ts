@@ -217,8 +217,17 @@ suite('postcopy relay', { timeout: 120_000 }, () => {
   });
 });
 
-/** A relay between two sockets that the test holds. @param first what the source says before there is a destination */
-async function betweenSockets(t: TestContext, first: Uint8Array) {
+/**
+ * A relay between two sockets that the test holds.
+ *
+ * @param first what the source says before there is a destination
+ * @param meanwhile done before it says that
+ */
+async function betweenSockets(
+  t: TestContext,
+  first: Uint8Array,
+  meanwhile: (open: () => Promise<Socket>) => Promise<void> = async () => {},
+) {
   const folder = tempFolder(t);
   const sockets: Socket[] = [];
   const server = createServer();
@@ -233,11 +242,15 @@ async function betweenSockets(t: TestContext, first: Uint8Array) {
   const relay = await RelayProcess.start(t, `unix:${join(folder, 'out')}`, {
     listenUri: `unix:${join(folder, 'in')}`,
   });
+  const connect = () =>
+    new Promise<Socket | undefined>((resolve) => {
+      const socket = createConnection(join(folder, 'in'));
+      socket.on('error', () => resolve(undefined));
+      socket.on('connect', () => resolve(socket));
+    });
   const open = async () => {
-    const socket = createConnection(join(folder, 'in'));
-    socket.on('error', () => {});
+    const socket = await until('the relay to take a connection', connect);
     sockets.push(socket);
-    await once(socket, 'connect');
     return socket;
   };
   atEnd(t, () => {
@@ -246,6 +259,7 @@ async function betweenSockets(t: TestContext, first: Uint8Array) {
     rmSync(folder, { recursive: true, force: true });
   });
   const source = await open();
+  await meanwhile(open);
   source.write(first);
   const destination = await accepted;
   const got = { destination: Buffer.alloc(0), source: Buffer.alloc(0) };
@@ -348,14 +362,13 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
   }
 
   test('refuses strangers, and what opens further connections', async (t) => {
-    const { untilGot, relay, open } = await betweenSockets(t, begun);
-    await untilGot('destination', begun);
-    const stranger = await open();
-    stranger.write('GET / HTTP/1.0\r\n\r\n');
+    const { relay } = await betweenSockets(t, begun, async (open) => {
+      (await open()).write('GET / HTTP/1.0\r\n\r\n');
+      (await open()).end();
+      await open();
+    });
     await relay.untilSaid(/another connection from unix:.* was refused: one migration is under way/);
-    (await open()).end();
     await relay.untilSaid(/said nothing and was closed/);
-    await open();
     assert.deepEqual(await relay.untilExit(), FAILED);
     assert.match(relay.stderr, /switch the capability "postcopy-preempt" off on both sides/);
   });
