@@ -340,12 +340,14 @@ export class RelayLeg {
       return;
     }
     if (!this.#isDestinationAtEnd || isOver) return;
-    // It closed without a word: at the end of a stream without return path that is the end, else it is gone.
-    const isWhole = this.#isSourceAtEnd && (this.#decoder.ended || this.#decoder.inTail);
+    // It closed without a word. Without a return path that is its end too, once it has all; the source may be later to close.
+    const mayHaveAll = this.#decoder.inTail && !this.#observer.isReturnPathOpen;
+    if (mayHaveAll && !this.#isSourceAtEnd && !hasLingered) {
+      this.#lingersUntilMs ??= this.#clock() + LINGER_MS;
+      return;
+    }
     this.#finish(
-      isWhole && !this.#observer.isReturnPathOpen
-        ? { kind: 'done' }
-        : { kind: 'lost', text: 'the destination closed its connection' },
+      mayHaveAll ? { kind: 'done' } : { kind: 'lost', text: 'the destination closed its connection' },
     );
   }
 

@@ -10,6 +10,7 @@ import { suite, type TestContext, test } from 'node:test';
 import type { StreamReport } from '../../src/inspect/stream-report.ts';
 import {
   concatenate,
+  deviceSections,
   eof,
   fileHeader,
   fromHex,
@@ -270,6 +271,18 @@ async function betweenSockets(
   return { relay, source, destination, got, untilGot, open, accept };
 }
 
+const withoutReturnPath = concatenate(
+  fileHeader,
+  ramStart({ withHostPageSize: false }),
+  ramEosAndFooter,
+  ramPart,
+  pages,
+  ramEosAndFooter,
+  ramEnd,
+  deviceSections,
+  eof,
+);
+
 suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
   const begun = concatenate(
     fileHeader,
@@ -331,6 +344,20 @@ suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
     assert.deepEqual(await relay.untilExit(), FINE, relay.stderr);
     assert.match(relay.stderr, /begun a recovery over another connection/);
     assert.equal(relay.report.connections, 2);
+  });
+
+  test('takes a destination that closes first for one that has all, where no answer was asked for', async (t) => {
+    const { source, destination, untilGot, relay } = await betweenSockets(t, withoutReturnPath);
+    await untilGot('destination', withoutReturnPath);
+    destination.end();
+    source.end();
+    assert.deepEqual(await relay.untilExit(), FINE, relay.stderr);
+    assert.equal(relay.report.isConfirmed, false);
+
+    const cut = await betweenSockets(t, withoutReturnPath.subarray(0, 1000));
+    cut.destination.end();
+    assert.deepEqual(await cut.relay.untilExit(), FAILED);
+    assert.match(cut.relay.stderr, /the destination closed its connection/);
   });
 
   for (const { what, bytes, text } of [
