@@ -31,6 +31,8 @@ export interface SnapshotSourceSettings {
   readonly recording: PageRecording | undefined;
   /** The destination asks for all that it wants (`SourceOptions.isPulled`). Default: false. */
   readonly isPulled?: boolean;
+  /** When the connection is lost in postcopy, the thread waits in `postcopy-paused` for `recover`. Default: false. */
+  readonly isRecoverable?: boolean;
 }
 
 /** A snapshot to send, or one that is being fetched from elsewhere. */
@@ -53,7 +55,7 @@ export class SnapshotSource extends EventEmitter<{
   readonly #worker: Worker;
   readonly #orders: MigrationOrders;
   readonly #wakeFd: number;
-  readonly #fd: number;
+  #fd: number;
   /** Whether it is ours to close. */
   readonly #ownsWakeFd: boolean;
   #status: MigrationStatus = 'none';
@@ -99,6 +101,7 @@ export class SnapshotSource extends EventEmitter<{
       quietBeforePushMs: settings.quietBeforePushMs,
       recordingWords: settings.recording?.words,
       isPulled: settings.isPulled ?? false,
+      isRecoverable: settings.isRecoverable ?? false,
       fetched: fetching === undefined ? undefined : { pages: fetching.pages, demands: fetching.demands },
     });
     this.#worker.on('error', (error) => this.#setStatus('failed', error.message));
@@ -124,6 +127,14 @@ export class SnapshotSource extends EventEmitter<{
   /** Statistics: of now, or of the end; undefined if the thread died. */
   query(): Promise<MigrationInfo | undefined> {
     return this.#orders.query();
+  }
+
+  /** Goes on over a new connection, to the same machine. @throws {Error} with the engine's reason if it refuses */
+  async recover(channel: Channel): Promise<void> {
+    this.#fd = channel.detach();
+    this.#isFdClosed = false;
+    const answer = await this.#orders.ask((id) => ({ kind: 'recover', id, fd: this.#fd }));
+    if (answer?.kind === 'answer' && answer.error !== undefined) throw new Error(answer.error);
   }
 
   /** Ends the thread, whatever it does: a guest that lacks pages waits for them for ever. May be called twice. */

@@ -182,6 +182,8 @@ export interface SnapshotThreadData extends SourceLoopData {
   readonly recordingWords: Int32Array | undefined;
   /** Whether the destination asks for all that it wants (`SourceOptions.isPulled`). */
   readonly isPulled: boolean;
+  /** Whether a lost connection is waited for (`SourceOptions.isRecoverable`). */
+  readonly isRecoverable: boolean;
   /** If the pages are only being fetched: where they are, and where to say which are needed. */
   readonly fetched: { readonly pages: FetchedPagesData; readonly demands: MessagePort } | undefined;
 }

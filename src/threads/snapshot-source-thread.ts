@@ -68,6 +68,7 @@ new SourceLoop(
     pushFirst: data.pushFirst,
     quietBeforePushMs: data.quietBeforePushMs,
     isPulled: data.isPulled,
+    isRecoverable: data.isRecoverable,
     // What is loaded in full is fetched in full before.
     ...(fetchedMemory && data.capabilities['postcopy-ram'] && { availablePages: fetchedMemory.available }),
   },
