@@ -38,8 +38,8 @@ import type { DestinationMemory } from './destination-ports.ts';
 import { machineDevices } from './device-state.ts';
 import { RequestTimes } from './page-requests.ts';
 
-const MACHINE_TYPE = 'rig-1';
-const DEVICE = { idstr: 'rig', instanceId: 0, versionId: 1 };
+export const RIG_MACHINE_TYPE = 'rig-1';
+export const RIG_DEVICE = { idstr: 'rig', instanceId: 0, versionId: 1 };
 const RAM_SECTION_ID = 2;
 export const RIG_BLOCKS = [
   { idstr: 'pc.ram', lengthBytes: 4 * TARGET_PAGE_BYTES, pageSizeBytes: TARGET_PAGE_BYTES },
@@ -74,8 +74,8 @@ export class DestinationRig {
       buffer: this.#buffer,
       receivedBitmaps: this.received,
       requestTimes: this.requestTimes,
-      machineType: MACHINE_TYPE,
-      deviceSection: DEVICE,
+      machineType: RIG_MACHINE_TYPE,
+      deviceSection: RIG_DEVICE,
       hasReturnPath: options.hasReturnPath ?? true,
       effects: {
         sendReturnPath: (message) => this.messages.push(...this.#returnPath.push(message)),
@@ -151,7 +151,7 @@ export class DestinationRig {
 
 // ---- pieces of a stream --------------------------------------------------------------------------------------
 
-export const header = written((writer) => writeFileHeader(writer, MACHINE_TYPE));
+export const header = written((writer) => writeFileHeader(writer, RIG_MACHINE_TYPE));
 export const openReturnPath = encodeCommand(MigrationCommand.OPEN_RETURN_PATH);
 export const ping = encodePing;
 export const advise = encodeAdvise(TARGET_PAGE_BYTES, TARGET_PAGE_BYTES);
@@ -194,7 +194,7 @@ export function discard(block: number, firstPage: number, pageCount: number): Ui
 }
 
 export function devices(isRunning = true): Uint8Array {
-  const sections = machineDevices(DEVICE)(Uint8Array.of(0xab), isRunning).messages;
+  const sections = machineDevices(RIG_DEVICE)(Uint8Array.of(0xab), isRunning).messages;
   return concatenate(...sections.map(({ bytes }) => bytes));
 }
 

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -120,6 +120,87 @@ test('a machine that is closed while a command starts begins no migration', {
   await until(
     `at most ${fds} descriptors`,
     () => readdirSync('/proc/self/fd').length <= fds,
+    () => `there are ${readdirSync('/proc/self/fd').length}`,
+    5000,
+  );
+});
+
+test('where it is not known who has the guest, a recovery may be tried, until an operator says "cont"', {
+  timeout: 60_000,
+}, async (t) => {
+  const path = join(tempFolder(t), 'deaf');
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => {
+    sockets.push(socket);
+    socket.on('error', () => {}).resume();
+  }).listen(path);
+  atEnd(t, () => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  const vm = await create(t, COUNTER);
+  const said: string[] = [];
+  vm.on('message', (text) => said.push(text));
+  const statuses: string[] = [];
+  vm.on('migration', (status) => statuses.push(status));
+  const untilStatus = (status: string) =>
+    until(
+      status,
+      () => statuses.at(-1) === status,
+      () => `${statuses}: ${said.join('\n')}`,
+    );
+  vm.setCapabilities({ 'postcopy-ram': true });
+  await vm.migrate(`unix:${path}`);
+  await vm.migrateStartPostcopy();
+  await untilStatus('postcopy-active');
+  await assert.rejects(vm.cont(), /stands still for the migration/);
+  sockets[0]?.destroy();
+  await untilStatus('postcopy-paused');
+  assert.equal(vm.runState, 'paused');
+  assert.match(said.at(-1) ?? '', /look there, and continue here with "cont" only if it does not/);
+
+  await vm.migrate(`unix:${path}`, { resume: true });
+  await untilStatus('postcopy-recover');
+  assert.equal(vm.runState, 'finish-migrate');
+  await assert.rejects(vm.cont(), /stands still for the migration/);
+  await assert.rejects(vm.migrateCancel(), /cannot cancel/);
+  await vm.migratePause();
+  await untilStatus('postcopy-paused');
+  assert.equal(vm.runState, 'paused');
+
+  await vm.cont();
+  assert.equal(vm.runState, 'running');
+  assert.equal(statuses.at(-1), 'failed');
+  await assert.rejects(vm.migrate(`unix:${path}`, { resume: true }), /no paused migration/);
+  await inTime('the machine to close', vm.close());
+});
+
+test('machines can be closed that wait for a recovery, and give everything back', {
+  timeout: 60_000,
+}, async (t) => {
+  const folder = tempFolder(t);
+  const source = await create(t, { ...COUNTER, commandLine: 'range=8M' });
+  const destination = await create(t, { memoryBytes, incoming: `unix:${folder}/a` });
+  const fds = readdirSync('/proc/self/fd').length;
+  source.setCapabilities({ 'postcopy-ram': true });
+  source.setParameters({ 'max-postcopy-bandwidth': 200_000 });
+  await source.migrate(`unix:${folder}/a`);
+  await source.migrateStartPostcopy();
+  const isPaused = (vm: VirtualMachine) => async () => (await vm.queryMigrate()).status === 'postcopy-paused';
+  await until('the guest to arrive', () => destination.runState === 'running');
+  await source.migratePause();
+  await until('the source to be paused', isPaused(source));
+  await until('the destination to be paused', isPaused(destination));
+  await destination.migrateRecover(`unix:${folder}/b`);
+  assert.deepEqual((await destination.queryMigrate())['socket-address'], [`unix:${folder}/b`]);
+  await destination.migrateRecover(`unix:${folder}/c`);
+
+  await assert.rejects(source.migrate('exec:cat > /dev/null', { resume: true }), /return path/);
+  await inTime('the source to close', source.close());
+  await inTime('the destination to close', destination.close());
+  await until(
+    `fewer than ${fds} descriptors`,
+    () => readdirSync('/proc/self/fd').length < fds,
     () => `there are ${readdirSync('/proc/self/fd').length}`,
     5000,
   );
