@@ -24,7 +24,13 @@ export type FaultThreadData = {
   /** A bitmap per block: received pages (missing) or dirty pages (write-protect). */
   readonly bitmapWords: readonly Int32Array[];
 } & (
-  | { readonly mode: 'missing'; readonly requestTimes: Int32Array; readonly returnPath: SharedReturnPath }
+  | {
+      readonly mode: 'missing';
+      readonly requestTimes: Int32Array;
+      readonly returnPath: SharedReturnPath;
+      /** The thread before has died: what it had read, or asked for, nobody knows. */
+      readonly isReplacement: boolean;
+    }
   | { readonly mode: 'write-protect' }
 );
 
@@ -32,6 +38,8 @@ type FaultHandler = (uffd: Userfaultfd, block: number, offset: number, isWritePr
 
 interface FaultServer {
   readonly handle: FaultHandler;
+  /** There are faults to serve from now on. */
+  begin?(uffd: Userfaultfd): void;
   /** The migration thread has woken this one. */
   woken?(): void;
 }
@@ -55,14 +63,15 @@ function serve(server: FaultServer): void {
   polls.set(0, data.control.wakeFd, PollEvent.IN);
   state.setReady();
   while (!state.isStopping) {
+    if (uffd === undefined && state.uffd !== undefined) {
+      uffd = Userfaultfd.attach(state.uffd);
+      polls.set(1, uffd.fd, PollEvent.IN);
+      server.begin?.(uffd);
+    }
     polls.wait(-1);
     if (polls.ready(0) !== 0) {
       drainEventfd(data.control.wakeFd);
       server.woken?.();
-    }
-    if (uffd === undefined && state.uffd !== undefined) {
-      uffd = Userfaultfd.attach(state.uffd);
-      polls.set(1, uffd.fd, PollEvent.IN);
     }
     if (uffd !== undefined && polls.ready(1) !== 0) readFaults(uffd, server.handle);
   }
@@ -86,10 +95,16 @@ function requestMissingPages(missing: FaultThreadData & { mode: 'missing' }): Fa
   const writer = new ReturnPathWriter(missing.returnPath);
   const times = new RequestTimes(missing.blocks, missing.requestTimes);
   /** What cannot be sent on it is asked for again on the next one. */
-  let connection = 0;
+  let connection = missing.isReplacement ? writer.requestConnection : 0;
   const send = (message: Uint8Array) => writer.sendRequest(message, connection);
   const requests = new PageRequests(missing.blocks, bitmaps, times, send);
   return {
+    begin: (uffd) => {
+      if (!missing.isReplacement) return;
+      requests.askAgain();
+      // Whoever waits tries again, and is read of once more.
+      for (const { start, lengthBytes } of blocks) uffd.wake(start, lengthBytes);
+    },
     handle: (uffd, block, offset) => {
       const outcome = requests.fault(block, offset, monotonicMs() * 1000);
       // The page came between the fault and our reading of it: whoever waits has been woken, or is to be now.

@@ -66,6 +66,9 @@ type Question =
   | { readonly kind: 'pause' }
   | { readonly kind: 'recover'; readonly fd: number };
 
+/** A thread that dies so often dies of what it is given. */
+const MAX_FAULT_THREAD_DEATHS = 3;
+
 const DIED =
   'This migration cannot be recovered any more. A guest that is here waits at a page that has not come, and reads no zeros';
 
@@ -82,7 +85,8 @@ export class MigrationThread {
   readonly #workers: Worker[] = [];
   readonly #faultThread: SharedFaultThread | undefined;
   /** Destination: only a migration that may become a postcopy needs the thread. */
-  readonly #startFaultThread: (() => Worker) | undefined;
+  readonly #startFaultThread: ((isReplacement: boolean) => Worker) | undefined;
+  #faultThreadDeaths = 0;
   readonly #returnPath: SharedReturnPath | undefined;
   readonly #exited: Promise<void>;
   readonly #trimTimer = setInterval(giveFreeMemoryBack, TRIM_MS).unref();
@@ -163,9 +167,10 @@ export class MigrationThread {
       const control = createSharedFaultThread();
       this.#faultThread = control;
       const { ramBlocks: blocks } = host;
-      this.#startFaultThread = () =>
+      this.#startFaultThread = (isReplacement) =>
         startFaultThread({
           mode: 'missing',
+          isReplacement,
           control,
           blocks,
           bitmapWords: this.bitmapWords,
@@ -252,7 +257,7 @@ export class MigrationThread {
         this.#host.onTrace(notice.name, notice.fields, notice.atMs);
         return;
       case 'fault-thread-wanted':
-        if (!this.#orders.isOver && this.#startFaultThread !== undefined) this.#add(this.#startFaultThread());
+        if (!this.#orders.isOver) this.#addFaultThread(false);
         return;
       case 'channel-closed':
         this.#isFdClosed = true;
@@ -271,6 +276,22 @@ export class MigrationThread {
       error = (cause as Error).message;
     }
     this.order({ kind: 'peer-finished', error });
+  }
+
+  /** Destination: the guest waits for the thread that asks for its pages. If it dies by a mistake, another takes its place. */
+  #addFaultThread(isReplacement: boolean): void {
+    const worker = this.#startFaultThread?.(isReplacement);
+    if (worker === undefined) return;
+    this.#workers.push(worker);
+    worker.on('error', (error) => {
+      if (this.#orders.isOver) return;
+      const isLast = ++this.#faultThreadDeaths > MAX_FAULT_THREAD_DEATHS;
+      const next = isLast
+        ? 'the guest waits at missing pages until they are pushed'
+        : 'another takes its place';
+      this.#host.onMessage(`The thread that asks for missing pages died: ${error.message}; ${next}`);
+      if (!isLast) this.#addFaultThread(true);
+    });
   }
 
   #add(worker: Worker): void {
