@@ -30,7 +30,10 @@ export interface DeviceTail {
 
 /** All device state of a machine, with graphics memory that some devices keep there. */
 export const MAX_TAIL_BYTES = 512 * 1024 * 1024;
-/** QEMU's streams have one; more than this many are somebody's attempt to keep us busy. */
+/**
+ * How many places where a description may begin are kept: QEMU's streams have one. More than that a guest has put into its
+ * devices, and they come before the description, whose own bytes cannot look like the beginning of another.
+ */
 const MAX_CANDIDATES = 64;
 
 const FIRST_CAPACITY_BYTES = 64 * 1024;
@@ -54,9 +57,8 @@ export class DeviceTailCollector {
   #countBytes = 0;
   /** Where the search for the next description goes on. */
   #searched = 0;
-  readonly #candidates: Candidate[] = [];
-  /** Candidates whose last byte has not come. */
-  #pending: Candidate[] = [];
+  /** The last ones. */
+  #candidates: Candidate[] = [];
 
   /**
    * @param at stream byte of the tail: one past the footer of RAM's END
@@ -84,9 +86,7 @@ export class DeviceTailCollector {
     this.#countBytes += bytes.length;
     this.#search();
 
-    const complete = this.#pending.filter(({ end }) => end <= this.#countBytes);
-    if (complete.length === 0) return null;
-    this.#pending = this.#pending.filter(({ end }) => end > this.#countBytes);
+    const complete = this.#candidates.filter(({ end, tail }) => tail === null && end <= this.#countBytes);
     for (const candidate of complete) candidate.tail = this.#take(candidate);
     for (const { end, tail } of complete) {
       if (end === this.#countBytes && isTail(tail) && tail.devices !== undefined) return tail;
@@ -109,7 +109,7 @@ export class DeviceTailCollector {
       const what = `${count - early.end} bytes follow the end of the stream`;
       throw new StreamError('BAD_LENGTH', what, this.#at + early.end);
     }
-    const cut = this.#pending[0];
+    const cut = this.#candidates.find(({ tail }) => tail === null);
     if (cut !== undefined) {
       const what = `The stream ended in the VM description, ${cut.end - count} bytes before its end`;
       throw new StreamError('TRUNCATED', what, this.#at + count);
@@ -151,13 +151,8 @@ export class DeviceTailCollector {
       const lengthBytes = seen.readUInt32BE(start - 4);
       if (lengthBytes > STREAM_LIMITS.vmDescriptionBytes) continue;
       if (seen.toString('latin1', start, start + JSON_BEGINS.length) !== JSON_BEGINS) continue;
-      const candidate: Candidate = { eof, end: start + lengthBytes, tail: null };
-      this.#candidates.push(candidate);
-      this.#pending.push(candidate);
-      if (this.#candidates.length > MAX_CANDIDATES) {
-        const what = `Device state must contain what looks like a VM description at most ${MAX_CANDIDATES} times`;
-        throw new StreamError('LIMIT', what, this.#at + eof);
-      }
+      if (this.#candidates.length === MAX_CANDIDATES) this.#candidates.shift();
+      this.#candidates.push({ eof, end: start + lengthBytes, tail: null });
     }
   }
 
