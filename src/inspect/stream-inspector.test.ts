@@ -48,6 +48,7 @@ function describedBy(...devices: readonly [name: string, size: number][]): Uint8
   return concatenate(header, Buffer.from(json));
 }
 
+const openReturnPath = fromHex('08 0001 0000');
 const described = describedBy(['example', 7], ['globalstate', 104]);
 
 test('StreamInspector tells what a precopy holds, however it is cut', () => {
@@ -152,12 +153,12 @@ test('StreamInspector folds what it cannot keep', () => {
   const pings = Array.from({ length: 10_050 }, (_, index) =>
     fromHex(`08 0002 0004 ${(index + 1).toString(16).padStart(8, '0')}`),
   );
-  const report = inspect(concatenate(fileHeader, ...pings));
+  const report = inspect(concatenate(fileHeader, openReturnPath, ...pings));
   assert.equal(report.items.length, 10_000);
-  assert.equal(report.itemsLeftOut, 51);
-  assert.match(reportText('x', report), /… and 51 more/);
-  const same = inspect(concatenate(fileHeader, ...pings.map(() => pings[0]!)));
-  assert.equal(same.items.length, 2);
+  assert.equal(report.itemsLeftOut, 52);
+  assert.match(reportText('x', report), /… and 52 more/);
+  const same = inspect(concatenate(fileHeader, openReturnPath, ...pings.map(() => pings[0]!)));
+  assert.equal(same.items.length, 3);
 });
 
 for (const { what, stream, code, at, reading } of [

@@ -136,7 +136,7 @@ test('DestinationMigration tells pages that were asked for from pushed ones', ()
 
 /** What is refused before the guest runs here: how it came there, the text, and whether it could say so. */
 const REFUSED: readonly (readonly [string, readonly Uint8Array[], RegExp])[] = [
-  ['PING before OPEN_RETURN_PATH', [header, ping(1)], /PING came before OPEN_RETURN_PATH/],
+  ['PING before OPEN_RETURN_PATH', [header, ping(1)], /PING has no place here: no return path is open/],
   ['ADVISE without a return path', [header, advise], /POSTCOPY_ADVISE came without a return path/],
   ['a second ADVISE', [header, openReturnPath, advise, advise], /postcopy was advised before/],
   ['ADVISE after RAM has started', [header, openReturnPath, ramStart, advise], /RAM has started/],

@@ -369,7 +369,6 @@ export class DestinationMigration {
         this.#isReturnPathOpen = true;
         return;
       case 'ping':
-        if (!this.#isReturnPathOpen) throw this.#refuse('BAD_COMMAND', 'PING came before OPEN_RETURN_PATH');
         if (trace.isEnabled('send_rp_message')) trace.emit('send_rp_message', { message: 'pong', bytes: 4 });
         effects.sendReturnPath(encodePong(command.value));
         return;

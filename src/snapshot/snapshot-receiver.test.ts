@@ -230,9 +230,9 @@ const REFUSED: readonly { what: string; stream: Uint8Array; message: RegExp }[] 
     message: /"mapped-ram" on/,
   },
   {
-    what: 'a PING that cannot be answered',
+    what: 'a PING before the return path is open',
     stream: concatenate(header(), encodePing(1)),
-    message: /PING answered/,
+    message: /PING has no place here: no return path is open/,
   },
   {
     what: 'a switch to postcopy',
@@ -274,6 +274,13 @@ for (const { what, stream, message } of REFUSED) {
     );
   });
 }
+
+test('SnapshotReceiver refuses a PING over a connection that takes no answer', (t) => {
+  const { feed } = startReceiver(t, false);
+  feed(header());
+  feed(encodeCommand(MigrationCommand.OPEN_RETURN_PATH));
+  assert.throws(() => feed(encodePing(1)), { name: 'StreamError', message: /PING answered/ });
+});
 
 test('SnapshotReceiver says which file it cannot write', (t) => {
   const first = startReceiver(t);

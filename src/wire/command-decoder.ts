@@ -54,6 +54,7 @@ export class CommandDecoder {
   readonly #findKnownBlock: FindBlock;
   readonly #limits: StreamLimits;
   #phase: Phase;
+  #isReturnPathOpen = false;
   #isAdvised = false;
   #package: CollectedBytes | null = null;
 
@@ -133,6 +134,7 @@ export class CommandDecoder {
   #leave(command: DecodedCommand): void {
     const input = this.#input;
     input.position += COMMAND_HEADER_BYTES + input.view.getUint16(input.position + 3);
+    if (command.type === 'open-return-path') this.#isReturnPathOpen = true;
     if (command.type === 'postcopy-advise' || command.type === 'postcopy-advise-bitmaps')
       this.#isAdvised = true;
   }
@@ -174,6 +176,9 @@ export class CommandDecoder {
   #refusal(command: DecodedCommand, { isRamStarted, isRamComplete }: RamProgress): string | null {
     if (!ALLOWED[this.#phase].has(command.type)) return `the stream is in its ${this.#phase} phase`;
     switch (command.type) {
+      case 'ping':
+        // A package and a recovery come when one is open.
+        return this.#phase === 'precopy' && !this.#isReturnPathOpen ? 'no return path is open' : null;
       case 'postcopy-advise':
       case 'postcopy-advise-bitmaps':
         if (isRamStarted) return 'RAM has started';

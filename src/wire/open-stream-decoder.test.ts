@@ -370,7 +370,7 @@ test('OpenStreamDecoder.end() says TRUNCATED wherever a postcopy is cut off', ()
 
 test('OpenStreamDecoder.decoded holds what was legal before the first illegal byte', () => {
   const { decoder } = openDecoder();
-  const legal = concatenate(fileHeader, encodePing(1));
+  const legal = concatenate(fileHeader, encodeCommand(MigrationCommand.OPEN_RETURN_PATH), encodePing(1));
   const all = concatenate(legal, fromHex('99'));
   decoder.free().set(all);
   decoder.commit(all.length);
@@ -403,6 +403,23 @@ for (const { what, stream, code, message, options } of [
     stream: header('x-new'),
     code: 'UNSUPPORTED',
     message: /Capability 'x-new'/,
+  },
+  {
+    what: 'a PING that nobody can answer',
+    stream: concatenate(fileHeader, encodePing(1)),
+    code: 'BAD_COMMAND',
+    message: /PING has no place here: no return path is open/,
+  },
+  {
+    what: 'a delta that leaves its page',
+    stream: concatenate(
+      begun,
+      ramPart,
+      written((writer) => writePageHeader(writer, 0x3000 + 0x40 - 8, RamSaveFlag.PAGE, 'pc.ram')),
+      fromHex('01 0005 ff1f 02 aabb'),
+    ),
+    code: 'BAD_LENGTH',
+    message: /must end within its page/,
   },
   { what: 'a capability twice', stream: header('mapped-ram', 'mapped-ram'), code: 'BAD_VALUE' },
   { what: 'more capabilities than there are', stream: header('mapped-ram', 'a', 'b'), code: 'LIMIT' },

@@ -8,7 +8,7 @@ import { asciiText, hex } from './ascii-text.ts';
 import type { InputBuffer } from './input-buffer.ts';
 import { blockNameEnd, type MemSizeDecoder } from './mem-size-decoder.ts';
 import { RamSaveFlag, TARGET_PAGE_BYTES, type WireRamBlock } from './ram-record.ts';
-import { ENCODING_FLAG_XBZRLE } from './xbzrle.ts';
+import { checkXbzrle, ENCODING_FLAG_XBZRLE } from './xbzrle.ts';
 
 /** What the records say; `position` is in the input and `record` is where the record begins there. */
 export interface RamRecordHandler {
@@ -219,6 +219,7 @@ export class RamRecordDecoder {
     }
     const start = position + 3;
     if (input.end - start < lengthBytes) return false;
+    checkXbzrle(input.bytes.subarray(start, start + lengthBytes), input.at(start));
     this.#blockIndex = blockIndex;
     input.position = start + lengthBytes;
     foreign.xbzrlePage(blockIndex, offset, start, lengthBytes);

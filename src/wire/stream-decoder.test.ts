@@ -155,6 +155,7 @@ test('StreamDecoder accepts the subsections of the configuration that ask for no
       fromHex('00000001 00000000'),
       name('configuration/uuid'),
       fromHex(`00000001 ${'07'.repeat(16)}`),
+      fromHex('08 0001 0000'),
       encodePing(1),
     ),
   );

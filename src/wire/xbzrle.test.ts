@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { fromHex } from './example-stream.ts';
-import { applyXbzrle } from './xbzrle.ts';
+import { applyXbzrle, checkXbzrle } from './xbzrle.ts';
 
 const PAGE_BYTES = 4096;
 
@@ -41,7 +41,9 @@ test('applyXbzrle() makes of one page any other', () => {
   fc.assert(
     fc.property(content, content, (before, after) => {
       const page = before.slice();
-      applyXbzrle(Uint8Array.from(encode(before, after)), page);
+      const delta = Uint8Array.from(encode(before, after));
+      checkXbzrle(delta);
+      applyXbzrle(delta, page);
       assert.deepEqual(page, after);
     }),
     { numRuns: 50 },
@@ -68,11 +70,9 @@ for (const { what, delta, code, at } of [
     at: 104,
   },
 ]) {
-  test(`applyXbzrle() refuses ${what}`, () => {
-    assert.throws(() => applyXbzrle(fromHex(delta), new Uint8Array(PAGE_BYTES), 100), {
-      name: 'StreamError',
-      code,
-      at,
-    });
+  test(`applyXbzrle() and checkXbzrle() refuse ${what}`, () => {
+    const error = { name: 'StreamError', code, at };
+    assert.throws(() => applyXbzrle(fromHex(delta), new Uint8Array(PAGE_BYTES), 100), error);
+    assert.throws(() => checkXbzrle(fromHex(delta), 100), error);
   });
 }

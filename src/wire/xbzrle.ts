@@ -27,6 +27,15 @@ export const ENCODING_FLAG_XBZRLE = 1;
  *   of the page
  */
 export function applyXbzrle(delta: Uint8Array, page: Uint8Array, at = 0): void {
+  walkRuns(delta, at, page);
+}
+
+/** Throws what `applyXbzrle()` would, whatever the page. */
+export function checkXbzrle(delta: Uint8Array, at = 0): void {
+  walkRuns(delta, at, undefined);
+}
+
+function walkRuns(delta: Uint8Array, at: number, page: Uint8Array | undefined): void {
   let read = 0;
   let written = 0;
 
@@ -78,7 +87,7 @@ export function applyXbzrle(delta: Uint8Array, page: Uint8Array, at = 0): void {
         at + read,
       );
     }
-    page.set(delta.subarray(read, read + changedBytes), written);
+    page?.set(delta.subarray(read, read + changedBytes), written);
     read += changedBytes;
     written += changedBytes;
   }
