@@ -67,7 +67,7 @@ async function quitLost(qemu: Qemu): Promise<void> {
   assert.deepEqual(await qemu.untilEnded(), { code: 1, signal: null });
 }
 
-const allHere = (qemu: Qemu) => said(qemu, /connections|waited here/);
+const allHere = (qemu: Qemu) => said(qemu, /the guest\s+asked for/);
 
 suite('restore from another host', { timeout: 180_000 }, () => {
   test('the guest goes on, and a second clone on that host asks for nothing', async (t) => {
