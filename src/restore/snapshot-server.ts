@@ -12,7 +12,6 @@ import { formatBytes, formatCount, formatMs } from '../telemetry/format.ts';
 import type { Channel } from '../transport/channel.ts';
 import { listenChannel } from '../transport/listen.ts';
 import type { Listener } from '../transport/listener.ts';
-import { TransportError } from '../transport/transport-error.ts';
 import { SnapshotSource } from './snapshot-source.ts';
 
 /** A client that has not taken the device state by then only holds a place. */
@@ -84,8 +83,8 @@ export class SnapshotServer {
       try {
         this.#receive(await this.#listener.accept());
       } catch (error) {
-        if (this.#isClosed || !(error instanceof TransportError)) return;
-        this.#options.onMessage(error.message);
+        if (this.#isClosed) return;
+        this.#options.onMessage((error as Error).message);
         await new Promise((resolve) => setTimeout(resolve, ACCEPT_RETRY_MS));
       }
     }
@@ -101,11 +100,18 @@ export class SnapshotServer {
       onMessage(`${peer} was refused: ${why}`);
       return;
     }
-    const session = new Session(snapshot, channel, (report) => {
-      this.#sessions.delete(session);
-      onMessage(formatSession(report));
-      onReport?.(report);
-    });
+    let session: Session;
+    try {
+      session = new Session(snapshot, channel, (report) => {
+        this.#sessions.delete(session);
+        onMessage(formatSession(report));
+        onReport?.(report);
+      });
+    } catch (error) {
+      channel.close();
+      onMessage(`${peer} was refused: ${(error as Error).message}`);
+      return;
+    }
     this.#sessions.add(session);
     onMessage(`${peer} has connected, ${this.#sessions.size} of at most ${maxSessions}`);
   }
