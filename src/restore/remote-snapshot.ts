@@ -289,6 +289,10 @@ class FetchingThread {
       this.#fail(`"${uri}" ${what}: ${error}`);
       return;
     }
+    if (cause === 'store') {
+      this.#fail(error);
+      return;
+    }
     if (cause === 'other-snapshot') {
       this.#fail(`${error}. Start that server with the snapshot it had, and restore again`);
       return;

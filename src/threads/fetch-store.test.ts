@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { closeSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { atEnd } from '../../test/support/cleanup.ts';
@@ -166,4 +166,18 @@ test('CacheStore goes on in memory when the disk is full, and lets others ask', 
   assert.ok(present > 50 && present < 300, `${present} pages are in the cache`);
   assert.equal(other.claims.claim(0, 999), true);
   assert.equal(rig.store.claims.claim(0, 999), true, 'each for itself from now on');
+});
+
+test('CacheStore makes nothing known any more once memory has refused a page', (t) => {
+  const rig = makeRig(t, undefined);
+  const { overflowFd } = rig.data;
+  const unwritable = openSync('/dev/null', 'r');
+  atEnd(t, () => closeSync(unwritable));
+  const refused = { name: 'CacheError', message: /^Pages cannot be kept in memory: .*EBADF/ };
+  Object.assign(rig.data, { overflowFd: unwritable });
+  assert.throws(() => rig.bring(0, [0]), refused);
+  Object.assign(rig.data, { overflowFd });
+  // Its content would stand where the one before it was to stand.
+  assert.throws(() => rig.bring(0, [1]), refused);
+  assert.equal(rig.data.overflowWords[0]?.[0], 0);
 });

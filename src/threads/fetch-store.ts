@@ -2,8 +2,10 @@
  * Where the fetching thread puts pages: the cache of this host, and memory for what has no room there.
  *
  * Pages that follow each other go out in one write. Once the cache has refused a page it gets no more of them from here: a
- * full disk is not asked again for every page.
+ * full disk is not asked again for every page. Once memory has refused a page too, nothing more is taken: what was written and
+ * what was not can no longer be told apart.
  */
+import { CacheError } from '../cache/cache-error.ts';
 import { cacheLayout } from '../cache/cache-layout.ts';
 import type { PageCache } from '../cache/page-cache.ts';
 import { WriteRanges } from '../linux/file-io.ts';
@@ -34,6 +36,7 @@ export class CacheStore implements FetchStore {
   #written: { readonly block: number; readonly page: number; readonly isOverflow: boolean }[] = [];
   readonly #cache: PageCache | undefined;
   #isCacheFull: boolean;
+  #failure: CacheError | undefined;
   #overflowPages = 0;
 
   /**
@@ -79,7 +82,9 @@ export class CacheStore implements FetchStore {
     return isFull();
   }
 
+  /** @throws {CacheError} if there is no room in memory either; from then on always */
   writePage(block: number, page: number, position: number): void {
+    if (this.#failure !== undefined) throw this.#failure;
     const last = this.#run.at(-1);
     const isNext =
       last !== undefined && last.block === block && last.page + 1 === page && !this.#ranges.isFull;
@@ -91,7 +96,9 @@ export class CacheStore implements FetchStore {
     );
   }
 
+  /** @throws {CacheError} as `writePage` does */
   flush(): void {
+    if (this.#failure !== undefined) throw this.#failure;
     this.#writeRun();
     for (const { block, page, isOverflow } of this.#written) {
       const bitmap = isOverflow ? this.#overflow[block] : this.#cache?.present[block];
@@ -110,7 +117,15 @@ export class CacheStore implements FetchStore {
       this.#ranges.writeAll(fd, at);
     } catch (error) {
       this.#ranges.clear();
-      if (isOverflow || !(error instanceof SyscallError)) throw error;
+      if (!(error instanceof SyscallError)) throw error;
+      if (isOverflow) {
+        const hint =
+          error.code === 'EFBIG' ? '; a limit on the length of files ("ulimit -f") holds for it too' : '';
+        this.#failure = new CacheError(`Pages cannot be kept in memory: ${error.message}${hint}`, {
+          cause: error,
+        });
+        throw this.#failure;
+      }
       this.#isCacheFull = true;
       this.#cache?.claims.releaseAll();
       this.#onFull(error);

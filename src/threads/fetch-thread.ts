@@ -169,6 +169,7 @@ class FetchLoop {
       if (this.#isComplete) this.#closeConnection();
       else if (error instanceof StreamError) this.#lost('protocol', error.message);
       else if (error instanceof MigrationError) this.#lost('other-snapshot', error.message);
+      else if (error instanceof CacheError) this.#lost('store', error.message);
       else this.#lost('connection', connectionError(error).message);
     }
   }

@@ -229,7 +229,8 @@ export type FetchNotice =
   /** The connection is closed. */
   | {
       readonly kind: 'lost';
-      readonly cause: 'connection' | 'protocol' | 'other-snapshot';
+      /** `store`: what comes has no place here. */
+      readonly cause: 'connection' | 'protocol' | 'other-snapshot' | 'store';
       readonly error: string;
     }
   /** Pages do not go to the cache (any more); undefined: as it was asked for. */
