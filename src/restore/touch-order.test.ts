@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { tempFolder } from '../../test/support/temp-folder.ts';
@@ -47,4 +47,12 @@ test('readTouchOrder() refuses what is no order, or one of another machine', (t)
 test('writeTouchOrder() says that a folder is missing', (t) => {
   const path = join(tempFolder(t), 'gone', 'x.order');
   assert.throws(() => writeTouchOrder(path, machine, order), /cannot be written: .*ENOENT/);
+});
+
+test('writeTouchOrder() leaves nothing behind when it cannot give the file its name', (t) => {
+  const folder = tempFolder(t);
+  const path = join(folder, 'x.order');
+  mkdirSync(path);
+  assert.throws(() => writeTouchOrder(path, machine, order), /cannot be written: .*EISDIR/);
+  assert.deepEqual(readdirSync(folder), ['x.order']);
 });

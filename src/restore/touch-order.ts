@@ -4,7 +4,7 @@
  * A file of JSON: which machine and blocks it is of, how many page requests there were, and the pages in runs
  * `[block, first page, count]`. It is advice: a wrong one costs time, never correctness.
  */
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import * as v from 'valibot';
 import type { RamBlockLayout } from '../memory/ram-block.ts';
 import type { PageRun } from '../migration/push-order.ts';
@@ -88,6 +88,7 @@ export function writeTouchOrder(path: string, machine: OrderedMachine, order: To
     writeFileSync(partial, `${JSON.stringify(file)}\n`);
     renameSync(partial, path);
   } catch (error) {
+    rmSync(partial, { force: true });
     throw new TouchOrderError(`"${path}" cannot be written: ${(error as Error).message}`, { cause: error });
   }
 }
