@@ -5,7 +5,13 @@ import { defaultCacheFolder } from '../cache/cache-folder.ts';
 import { parseSize } from '../monitor/parse-quantity.ts';
 import { shellExitCode } from '../qemu/qemu-process.ts';
 import { openRemoteSnapshot, type RemoteSnapshot } from '../restore/remote-snapshot.ts';
-import { LostMemoryError, type RestoreOptions, restoreInto, restoreIntoNewQemu } from '../restore/restore.ts';
+import {
+  EndedGuestError,
+  LostMemoryError,
+  type RestoreOptions,
+  restoreInto,
+  restoreIntoNewQemu,
+} from '../restore/restore.ts';
 import { formatRestoreReport, type RestoreReport } from '../restore/restore-report.ts';
 import { isServerUri } from '../restore/server-uri.ts';
 import { openSnapshot } from '../snapshot/open-snapshot.ts';
@@ -45,12 +51,13 @@ async function restore(
   options: RestoreCommandOptions,
 ): Promise<number> {
   const maxBytesPerSecond = parseRate(options.maxBandwidth);
+  // Before signals are watched: reading through a file keeps this thread busy, and must be ended by them at once.
+  const local = isServerUri(path) ? undefined : openSnapshot(path);
   const interrupt = new AbortController();
   const stopWatching = watchSignals((signal) => interrupt.abort(signal));
-  const remote = isServerUri(path)
-    ? await openRemote(path, maxBytesPerSecond, options, interrupt.signal)
-    : undefined;
-  const snapshot = remote ?? openSnapshot(path);
+  const remote =
+    local === undefined ? await openRemote(path, maxBytesPerSecond, options, interrupt.signal) : undefined;
+  const snapshot = local ?? (remote as RemoteSnapshot);
   const restoreOptions: RestoreOptions = {
     snapshot,
     remote,
@@ -78,10 +85,16 @@ async function restore(
     forget();
     return shellExitCode(exit);
   } catch (error) {
-    if (!(error instanceof LostMemoryError) || error.qemu === undefined) throw error;
-    printMessage(error.message);
+    const lost = error instanceof LostMemoryError ? error.qemu : undefined;
+    if (lost === undefined && !(error instanceof EndedGuestError)) throw error;
+    printMessage((error as Error).message);
+    if (lost === undefined) return 0;
     void snapshot.close();
-    await error.qemu.exited;
+    stopWatching();
+    // A QEMU whose guest waits for a page does not heed signals: it may take force.
+    const forget = watchSignals(() => void lost.terminate());
+    await lost.exited;
+    forget();
     return 1;
   } finally {
     stopWatching();

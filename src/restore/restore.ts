@@ -25,7 +25,7 @@ import { connectChannel } from '../transport/connect.ts';
 import { checkQemu } from './check-qemu.ts';
 import type { RemoteSnapshot } from './remote-snapshot.ts';
 import { describeSnapshot, type RestoreReport } from './restore-report.ts';
-import { savedRunState } from './saved-run-state.ts';
+import { ranWhenSaved } from './saved-run-state.ts';
 import { type SendableSnapshot, SnapshotSource } from './snapshot-source.ts';
 import {
   readTouchOrder,
@@ -74,7 +74,7 @@ export interface RestoredQemu {
  * Starts QEMU and gives it the guest. Resolves when all memory is there.
  *
  * @param command QEMU and its options: those of the machine that was saved
- * @throws {RestoreError} and has ended QEMU, unless that is a {LostMemoryError} with QEMU in it
+ * @throws {RestoreError} and has ended QEMU, unless that is a {LostMemoryError} with QEMU in it; {EndedGuestError}
  */
 export async function restoreIntoNewQemu(
   command: readonly string[],
@@ -88,13 +88,13 @@ export async function restoreIntoNewQemu(
   let qemu: QemuProcess | undefined;
   let feeding: Promise<RestoreReport> | undefined;
   try {
-    const ranWhenSaved = savedRunState(options.snapshot.deviceSections) !== 'paused';
-    const shouldRun = options.shouldRun ?? ranWhenSaved;
+    const didRun = ranWhenSaved(options.snapshot.deviceSections);
+    const shouldRun = options.shouldRun ?? didRun;
     const wholeCommand = shouldRun ? command : [...command, '-S'];
     const starting = QemuProcess.start(wholeCommand, qemuFd, folder, (event) => clock.heed(event));
     closeFd(qemuFd);
     // QEMU reads nothing before it has been found to be the right one; what comes first waits in the socket.
-    const gone = starting.then(untilEnded);
+    const gone = starting.then((started) => untilEnded(started, clock));
     gone.catch(() => {}); // only the race inside is told
     feeding = feed(channel, clock, options, gone);
     feeding.catch(() => {}); // it is awaited below, once QEMU has come up
@@ -104,7 +104,7 @@ export async function restoreIntoNewQemu(
     await prepare(qemu, options);
     const report = await feeding;
     // At the end of a precopy QEMU heeds what was saved.
-    if (options.isFull && shouldRun && !ranWhenSaved) await qemu.qmp.execute('cont');
+    if (options.isFull && shouldRun && !didRun) await qemu.qmp.execute('cont');
     return { qemu, report };
   } catch (error) {
     if (error instanceof LostMemoryError && !options.signal.aborted) error.qemu = qemu;
@@ -117,11 +117,14 @@ export async function restoreIntoNewQemu(
   }
 }
 
-/** @throws {RestoreError} when the process has ended */
-async function untilEnded({ name, exited }: QemuProcess): Promise<never> {
+/** @throws {RestoreError} when the process has ended; {EndedGuestError} if that is no failure */
+async function untilEnded({ name, exited }: QemuProcess, clock: RestoreClock): Promise<never> {
+  const exit = await exited;
+  const what = `${name} ended before all memory was there: ${describeExit(exit)}`;
+  // A QEMU that does not like what it is given ends with another code.
+  if (exit.code === 0 && clock.handedOverMs !== undefined) throw new EndedGuestError(what);
   throw new RestoreError(
-    `${name} ended before all memory was there: ${describeExit(await exited)}. Its options must be those of the ` +
-      'machine that was saved; its own message is above, if it had one',
+    `${what}. Its options must be those of the machine that was saved; its own message is above, if it had one`,
   );
 }
 
@@ -145,6 +148,9 @@ export class LostMemoryError extends RestoreError {
   /** Where it runs, if that is a process of ours: it was left as it is. */
   qemu: QemuProcess | undefined;
 }
+
+/** The guest has run, and came to its end, or was brought to it at its monitor, before all of its memory was there. */
+export class EndedGuestError extends RestoreError {}
 
 async function prepare({ qmp }: QemuProcess, { isFull }: RestoreOptions): Promise<void> {
   const set = (capability: string, state: boolean) =>
@@ -195,7 +201,7 @@ async function feed(
     clock.onRunning = (afterMs) => onMessage(`the guest runs, ${Math.round(afterMs)} ms after the start`);
     const status = await Promise.race([endOf(source, clock), ended, failed, aborted(signal)]).catch(
       (error) => {
-        if (clock.handedOverMs === undefined) throw error;
+        if (clock.handedOverMs === undefined || error instanceof EndedGuestError) throw error;
         throw new LostMemoryError((error as Error).message, { cause: error });
       },
     );

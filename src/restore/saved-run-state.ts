@@ -27,3 +27,11 @@ export function savedRunState(deviceSections: Uint8Array): string | undefined {
     throw error;
   }
 }
+
+/**
+ * Whether QEMU would let the guest run at the end of a precopy. All other states stay what they are: `paused`, but also
+ * `prelaunch` of a guest that has never run, or `guest-panicked`.
+ */
+export function ranWhenSaved(deviceSections: Uint8Array): boolean {
+  return (savedRunState(deviceSections) ?? 'running') === 'running';
+}

@@ -270,6 +270,28 @@ suite('restores that are refused or fail', { timeout: 120_000 }, () => {
     assert.match(qemu.stderr, /ended before all memory was there: signal SIGKILL/);
   });
 
+  test('a QEMU that is told to quit while memory comes has been restored: code 0', async (t) => {
+    if (!needsQemu(t)) return;
+    const saved = await save(t, { guest: 'reader', memoryMib: 64, rangeMib: 32 });
+    const qemu = await restore(t, saved, { args: ['--max-bandwidth', '64K'] });
+    await until('the guest to arrive', async () => (await qemu.runState()) === 'paused');
+    await quit(qemu);
+    assert.match(qemu.stderr, /ended before all memory was there: exit code 0$/m);
+  });
+
+  test('a guest that had never run when it was saved does not run', async (t) => {
+    if (!needsQemu(t)) return;
+    const folder = tempFolder(t);
+    const qemu = await Qemu.start(t, folder, { name: 'saved', isPaused: true });
+    const path = join(folder, 'vm.snap');
+    await qemu.qmp.execute('migrate', { uri: `exec:cat > '${path}'` });
+    assert.equal(await qemu.migrationEnd(), 'completed');
+    const restored = await restore(t, { folder, path, options: {}, lastTick: 0, nonce: '' });
+    await until('the guest to arrive', async () => (await restored.runState()) !== 'inmigrate');
+    assert.equal(await restored.runState(), 'paused');
+    await quit(restored);
+  });
+
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     test(`${signal} while memory comes ends QEMU too; the snapshot can be restored again`, async (t) => {
       if (!needsQemu(t)) return;
@@ -301,7 +323,9 @@ suite('restores that are refused or fail', { timeout: 120_000 }, () => {
       qemu.stderr,
       /lacks pages .*shorter since it was opened\. End that machine and restore the snapshot again/,
     );
-    process.kill(Number(readFileSync(join(saved.folder, 'restored.pid'), 'latin1')), 'SIGKILL');
+    assert.equal(await qemu.runState(), 'paused', 'QEMU has ended');
+    qemu.kill('SIGTERM');
     assert.deepEqual(await qemu.untilEnded(), { code: 1, signal: null });
+    assert(!existsSync(join(saved.folder, 'restored.pid')), 'QEMU is left');
   });
 });
