@@ -30,8 +30,13 @@ class PlayedSource {
   /** What came on the return path, in hexadecimal. */
   answers = '';
   stream: Socket | undefined;
+  /** It connects only when `connect` is called. */
+  isSlow = false;
+  /** Called when it is asked how its migration goes. */
+  onLook = () => {};
   readonly folder: string;
   readonly #monitors: Socket[] = [];
+  #uri = '';
   readonly #onMigrate: (source: PlayedSource) => void;
 
   static async start(
@@ -71,6 +76,12 @@ class PlayedSource {
     for (const socket of [...this.#monitors, this.stream]) socket?.destroy();
   }
 
+  connect(): void {
+    this.stream = connect(this.#uri, () => this.#onMigrate(this));
+    this.stream.on('error', () => {});
+    this.stream.on('data', (bytes) => (this.answers += bytes.toString('hex')));
+  }
+
   #serve(socket: Socket): void {
     this.#monitors.push(socket);
     socket.on('error', () => {});
@@ -91,9 +102,12 @@ class PlayedSource {
       case 'query-status':
         return { return: { status: this.runState } };
       case 'query-migrate':
+        this.onLook();
         return { return: { status: this.status, 'error-desc': this.errorText } };
       case 'query-migrate-capabilities':
-        return { return: [{ capability: 'return-path', state: false }] };
+        return {
+          return: ['return-path', 'background-snapshot'].map((capability) => ({ capability, state: false })),
+        };
       case 'query-migrate-parameters':
         return { return: { 'max-bandwidth': 5 } };
       case 'qmp_capabilities':
@@ -104,9 +118,8 @@ class PlayedSource {
     this.asked.push(command === 'migrate' ? command : `${command} ${JSON.stringify(args)}`);
     if (command === 'migrate') {
       this.status = 'active';
-      this.stream = connect(String(args['uri']).replace('unix:', ''), () => this.#onMigrate(this));
-      this.stream.on('error', () => {});
-      this.stream.on('data', (bytes) => (this.answers += bytes.toString('hex')));
+      this.#uri = String(args['uri']).replace('unix:', '');
+      if (!this.isSlow) this.connect();
     }
     if (command === 'migrate_cancel') {
       this.status = 'cancelled';
@@ -228,6 +241,29 @@ test('Save keeps a snapshot that was whole before it was interrupted', async (t)
   const report = await run(source, { signal: abort.signal });
   assert.deepEqual(report.notes, ['the guest runs on: its migration is "cancelled"']);
   openSnapshot(source.path).close();
+});
+
+test('Save in the background waits for a source that connects after the interrupt, and lets it come to its end', async (t) => {
+  const abort = new AbortController();
+  let hasSentAll = false;
+  const source = await PlayedSource.start(t, (it) => {
+    it.stream?.end(withoutReturnPath, () => {
+      hasSentAll = true;
+      it.status = 'completed';
+    });
+  });
+  source.isSlow = true;
+  source.onLook = () => {
+    if (source.status !== 'active') return;
+    if (abort.signal.aborted && source.stream === undefined) source.connect();
+    abort.abort();
+  };
+  await assert.rejects(
+    run(source, { isBackground: true, signal: abort.signal }),
+    /^SaveError: Interrupted\./,
+  );
+  assert.equal(hasSentAll, true);
+  assert.deepEqual(readdirSync(source.folder), ['qmp']);
 });
 
 for (const [what, bytes] of [

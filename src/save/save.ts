@@ -170,7 +170,8 @@ export class Save {
     for (;;) {
       const channel = await Promise.race([accepted, sleep(TICK_MS / 4)]);
       if (channel !== undefined) return channel;
-      this.#heedInterrupt();
+      // A connection that is on its way would be cut off: in the background it is waited for, and let run to its end.
+      if (!this.#options.isBackground) this.#heedInterrupt();
       const { status, 'error-desc': description = 'it does not say why' } = await this.#machine.info();
       if (isUnderWay(status)) continue;
       // It may have come, sent nothing and gone.
