@@ -18,7 +18,7 @@ interface Failed {
 const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
 const run = promisify(execFile);
 
-suite('bench', { timeout: 300_000 }, () => {
+suite('bench', { timeout: 400_000 }, () => {
   for (const { name, whyNot } of BENCHMARKS) {
     test(`${name} runs tiny and prints its figures`, async (t) => {
       const missing = whyNot?.();

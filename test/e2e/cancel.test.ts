@@ -8,7 +8,7 @@ import { POSTCOPY, proveMove, SLOW, startPair, untilCompleted } from '../support
 import { assertOneGuest } from '../support/ticks.ts';
 import { VmProcess } from '../support/vm-process.ts';
 
-suite('cancel', { timeout: 120_000 }, () => {
+suite('cancel', { timeout: 400_000 }, () => {
   for (const dirtyTracking of ['async', 'sync']) {
     test(`migrate_cancel leaves the guest where it is, and it can move later, ${dirtyTracking} dirty tracking`, async (t) => {
       const pair = await startPair(t, { args: POSTCOPY, sourceArgs: ['--dirty-tracking', dirtyTracking] });

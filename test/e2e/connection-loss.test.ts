@@ -68,7 +68,7 @@ async function assertIdle(vm: VmProcess): Promise<void> {
   );
 }
 
-suite('connection loss', { timeout: 120_000 }, () => {
+suite('connection loss', { timeout: 400_000 }, () => {
   test('before the switch, the guest runs on at the source when the destination is killed', async (t) => {
     const { folder, source, destination, memoryBytes } = await inPrecopy(t);
     destination.kill('SIGKILL');

@@ -7,7 +7,7 @@ import { HmpClient } from '../support/hmp-client.ts';
 import { inTime, until } from '../support/until.ts';
 import { spawnProgram } from '../support/vm-process.ts';
 
-suite('human monitor', { timeout: 120_000 }, () => {
+suite('human monitor', { timeout: 400_000 }, () => {
   test('a guest is moved by hand, with a mistake on the way', async (t) => {
     const args = ['run', '--memory', '32M', '--monitor', 'stdio', '--capability', 'postcopy-ram=on'];
     const destinationProgram = spawnProgram(t, [...args, '--incoming', 'tcp:127.0.0.1:0']);

@@ -39,7 +39,7 @@ async function inspect(t: TestContext, args: readonly string[], stdin?: Uint8Arr
   return { code: await run.code(), run };
 }
 
-suite('postcopy inspect', { timeout: 60_000 }, () => {
+suite('postcopy inspect', { timeout: 400_000 }, () => {
   test('reads a stream of ours, and tells its devices apart', async (t) => {
     const folder = tempFolder(t);
     const path = join(folder, 'vm.stream');

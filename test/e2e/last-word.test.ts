@@ -22,7 +22,7 @@ const NO_SECTION = Buffer.from('ff', 'hex');
 /** Longer than a process that waits for nothing takes to close its connection. */
 const MOMENT_MS = 100;
 
-suite('last word', { timeout: 60_000 }, () => {
+suite('last word', { timeout: 400_000 }, () => {
   test('a destination that refuses lets its source finish what it was sending', async (t) => {
     const args = ['--memory', '32M', '--incoming', 'tcp:127.0.0.1:0'];
     const destination = await VmProcess.start(t, tempFolder(t), 'destination', args);

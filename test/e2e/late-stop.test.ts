@@ -7,7 +7,7 @@ import { suite, test } from 'node:test';
 import { POSTCOPY, startPair, untilCompleted } from '../support/pair.ts';
 import { until } from '../support/until.ts';
 
-suite('late stop', { timeout: 120_000 }, () => {
+suite('late stop', { timeout: 400_000 }, () => {
   test('stop is refused while the guest waits for a page; it stops when that has come, or runs on after cont', async (t) => {
     const pair = await startPair(t, { memoryMib: 32, rangeMib: 16, guest: 'random', args: POSTCOPY });
     const { source, destination } = pair;

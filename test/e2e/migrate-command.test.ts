@@ -37,7 +37,7 @@ async function inPostcopy(t: TestContext, ...args: readonly string[]) {
   return { pair, proxy, migrated };
 }
 
-suite('postcopy migrate with machines of ours', { timeout: 120_000 }, () => {
+suite('postcopy migrate with machines of ours', { timeout: 400_000 }, () => {
   test('precopy moves a guest, through a private socket that is gone afterwards', async (t) => {
     const pair = await startPair(t, { guest: 'reader', incoming: 'defer' });
     const report = await migrate(t, pair, '--max-bandwidth', '0');

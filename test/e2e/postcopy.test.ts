@@ -15,7 +15,7 @@ import {
 } from '../support/pair.ts';
 import { until } from '../support/until.ts';
 
-suite('postcopy', { timeout: 120_000 }, () => {
+suite('postcopy', { timeout: 400_000 }, () => {
   for (const { guest, dirtyTracking, memoryMib } of [
     { guest: 'counter', dirtyTracking: 'async', memoryMib: 64 },
     { guest: 'counter', dirtyTracking: 'sync', memoryMib: 128 },

@@ -8,7 +8,7 @@ import { POSTCOPY, proveMove, quitBoth, startPair, untilCompleted } from '../sup
 import { assertOneGuest } from '../support/ticks.ts';
 import { until } from '../support/until.ts';
 
-suite('precopy', { timeout: 120_000 }, () => {
+suite('precopy', { timeout: 400_000 }, () => {
   for (const { guest, dirtyTracking } of [
     { guest: 'counter', dirtyTracking: 'async' },
     { guest: 'counter', dirtyTracking: 'sync' },

@@ -85,7 +85,7 @@ async function completeAndProve(pair: Pair): Promise<void> {
   await quitBoth(pair);
 }
 
-suite('recovery', { timeout: 120_000 }, () => {
+suite('recovery', { timeout: 400_000 }, () => {
   test('a postcopy whose connection breaks again and again is recovered, and the guest is whole', async (t) => {
     const pair = await inPostcopy(t);
     const { source, destination, proxy } = pair;

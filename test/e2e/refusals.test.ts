@@ -16,7 +16,7 @@ import { runProgram, VmProcess } from '../support/vm-process.ts';
 
 const INCOMING = ['--memory', '32M', '--incoming', 'tcp:127.0.0.1:0'];
 
-suite('refusals', { timeout: 120_000 }, () => {
+suite('refusals', { timeout: 400_000 }, () => {
   test('wrong usage ends with code 2 and no stack trace', async (t) => {
     const cases: [args: string[], text: RegExp][] = [
       [['run'], /Nothing to run/],

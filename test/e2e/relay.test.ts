@@ -73,7 +73,7 @@ async function startRelayed(
   return { ...pair, relay, before, after };
 }
 
-suite('postcopy relay', { timeout: 120_000 }, () => {
+suite('postcopy relay', { timeout: 400_000 }, () => {
   test('passes a precopy on, byte for byte, and keeps it', async (t) => {
     const relayed = await startRelayed(
       t,
@@ -283,7 +283,7 @@ const withoutReturnPath = concatenate(
   eof,
 );
 
-suite('postcopy relay, record by record', { timeout: 60_000 }, () => {
+suite('postcopy relay, record by record', { timeout: 400_000 }, () => {
   const begun = concatenate(
     fileHeader,
     OPEN_RETURN_PATH,

@@ -16,7 +16,7 @@ const hasIpv6 = Object.values(networkInterfaces()).some((addresses) =>
   addresses?.some(({ address }) => address === '::1'),
 );
 
-suite('transports', { timeout: 120_000 }, () => {
+suite('transports', { timeout: 400_000 }, () => {
   for (const incoming of ['unix:{folder}/migration', 'tcp:[::1]:0']) {
     test(`a guest moves by postcopy over ${incoming}`, async (t) => {
       if (incoming.includes('::1') && !skipUnless(t, 'IPv6', hasIpv6, 'this host has no address ::1')) return;

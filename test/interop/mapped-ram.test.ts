@@ -96,7 +96,7 @@ function hasDirectIo(path: string): boolean {
   }
 }
 
-suite('snapshots and QEMU', { timeout: 240_000 }, () => {
+suite('snapshots and QEMU', { timeout: 400_000 }, () => {
   for (const options of MACHINES) {
     const { machine } = options;
 

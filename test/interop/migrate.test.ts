@@ -119,7 +119,7 @@ async function settingsOf(qemu: Qemu): Promise<unknown> {
   ];
 }
 
-suite('postcopy migrate with QEMU', { timeout: 180_000 }, () => {
+suite('postcopy migrate with QEMU', { timeout: 400_000 }, () => {
   for (const machine of ['pc', 'q35']) {
     test(`precopy moves a guest of ${machine}, and settings are afterwards as before`, async (t) => {
       if (!needsQemu(t)) return;
@@ -403,7 +403,7 @@ suite('postcopy migrate with QEMU', { timeout: 180_000 }, () => {
   });
 });
 
-suite('postcopy migrate refuses before anything starts', { timeout: 120_000 }, () => {
+suite('postcopy migrate refuses before anything starts', { timeout: 400_000 }, () => {
   const refused = async (t: TestContext, args: readonly string[], why: RegExp) => {
     const { code, report } = await migrate(t, args);
     assert.equal(code, 1);

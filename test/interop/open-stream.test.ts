@@ -66,7 +66,7 @@ async function assertWhole({ qemu, stream }: Capture): Promise<CapturedStream> {
   return captured;
 }
 
-suite(`OpenStreamDecoder, given a stream of QEMU (SEED=${seed})`, { timeout: 120_000 }, () => {
+suite(`OpenStreamDecoder, given a stream of QEMU (SEED=${seed})`, { timeout: 400_000 }, () => {
   test('reads that of a pc', async (t) => {
     if (!needsQemu(t)) return;
     const captured = await assertWhole(await capture(t, { machine: 'pc' }));

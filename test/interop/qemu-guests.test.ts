@@ -9,7 +9,7 @@ import { needsQemu, Qemu } from './qemu.ts';
 
 const MEMORY_BYTES = 16 * 2 ** 20;
 
-suite('guests in QEMU', { timeout: 60_000 }, () => {
+suite('guests in QEMU', { timeout: 400_000 }, () => {
   for (const guest of ['counter', 'random', 'reader'] as const) {
     test(`the ${guest} guest runs in QEMU and its memory is right`, async (t) => {
       if (!needsQemu(t)) return;

@@ -10,7 +10,7 @@ import { tempFolder } from '../support/temp-folder.ts';
 import { assertOneGuest } from '../support/ticks.ts';
 import { needsQemu, Qemu } from './qemu.ts';
 
-suite('QEMU as a process of a test', { timeout: 240_000 }, () => {
+suite('QEMU as a process of a test', { timeout: 400_000 }, () => {
   for (const machine of ['pc', 'q35']) {
     test(`a guest runs in ${machine} with two processors and virtio devices, and moves to another`, async (t) => {
       if (!needsQemu(t)) return;

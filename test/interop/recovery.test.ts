@@ -63,7 +63,7 @@ async function inPostcopy(t: TestContext) {
   return { qemu, source, proxy, port };
 }
 
-suite('recovery with QEMU', { timeout: 120_000 }, () => {
+suite('recovery with QEMU', { timeout: 400_000 }, () => {
   test('QEMU, as the destination, is found again after each of several cuts, and the guest is whole', async (t) => {
     if (!needsQemu(t)) return;
     const { qemu, source, proxy, port } = await inPostcopy(t);

@@ -10,7 +10,7 @@ import { until } from '../support/until.ts';
 import { VmProcess } from '../support/vm-process.ts';
 import { needsQemu, Qemu } from './qemu.ts';
 
-suite('refusals between QEMU and our machine', { timeout: 60_000 }, () => {
+suite('refusals between QEMU and our machine', { timeout: 400_000 }, () => {
   for (const postcopy of [false, true]) {
     const how = postcopy ? 'with postcopy allowed' : 'by precopy';
     test(`a guest of QEMU is refused ${how} by its machine type, and runs on in QEMU`, async (t) => {

@@ -45,7 +45,7 @@ async function isOpen(address: string): Promise<boolean> {
   return new RegExp(`:${port} [0-9A-F:]+ 0A `).test(readFileSync('/proc/net/tcp', 'latin1'));
 }
 
-suite('a relay between two QEMUs', { timeout: 120_000 }, () => {
+suite('a relay between two QEMUs', { timeout: 400_000 }, () => {
   for (const machine of ['pc', 'q35']) {
     test(`passes a precopy of a ${machine} on`, async (t) => {
       if (!needsQemu(t)) return;

@@ -69,7 +69,7 @@ async function quitLost(qemu: Qemu): Promise<void> {
 
 const allHere = (qemu: Qemu) => said(qemu, /the guest\s+asked for/);
 
-suite('restore from another host', { timeout: 180_000 }, () => {
+suite('restore from another host', { timeout: 400_000 }, () => {
   test('the guest goes on, and a second clone on that host asks for nothing', async (t) => {
     if (!needsQemu(t)) return;
     const { saved, server, args, cache } = await serve(t, { guest: 'random', memoryMib: 64, rangeMib: 24 });
@@ -256,7 +256,7 @@ suite('restore from another host', { timeout: 180_000 }, () => {
   });
 });
 
-suite('a cache that cannot be used does not harm the guest', { timeout: 180_000 }, () => {
+suite('a cache that cannot be used does not harm the guest', { timeout: 400_000 }, () => {
   test('a folder that cannot be made: nothing is kept', async (t) => {
     if (!needsQemu(t)) return;
     const { saved, server } = await serve(t, BIG);
@@ -290,7 +290,7 @@ suite('a cache that cannot be used does not harm the guest', { timeout: 180_000 
   });
 });
 
-suite('servers and clients that are refused or fail', { timeout: 180_000 }, () => {
+suite('servers and clients that are refused or fail', { timeout: 400_000 }, () => {
   test('an address where nobody, or somebody else, answers', async (t) => {
     const nobody = await runProgram(t, ['restore', '--no-cache', 'tcp:127.0.0.1:1', ...NO_DEVICES]);
     assert.equal(nobody.code, 1);

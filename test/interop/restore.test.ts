@@ -26,7 +26,7 @@ import { runProgram } from '../support/vm-process.ts';
 import { needsQemu, QEMU, Qemu } from './qemu.ts';
 import { proveRestored, quit, restore, type Saved, save } from './saved-guest.ts';
 
-suite('restore into QEMU', { timeout: 120_000 }, () => {
+suite('restore into QEMU', { timeout: 400_000 }, () => {
   for (const options of [
     { machine: 'pc', guest: 'counter' },
     { machine: 'q35', guest: 'random', smp: 2, memoryMib: 64, rangeMib: 32 },
@@ -184,7 +184,7 @@ suite('restore into QEMU', { timeout: 120_000 }, () => {
   });
 });
 
-suite('restores that are refused or fail', { timeout: 120_000 }, () => {
+suite('restores that are refused or fail', { timeout: 400_000 }, () => {
   const run = (t: TestContext, saved: Saved, qemu: readonly string[]) =>
     runProgram(t, [
       'restore',

@@ -148,7 +148,7 @@ async function beginSave(t: TestContext, { qemu, path, snapshots }: Machine, ...
   return { kill: (signal: NodeJS.Signals) => child.kill(signal), end };
 }
 
-suite('save', { timeout: 240_000 }, () => {
+suite('save', { timeout: 400_000 }, () => {
   const machines: readonly (QemuOptions & { what: string })[] = [
     { what: 'a pc', machine: 'pc' },
     {
@@ -393,7 +393,7 @@ suite('save', { timeout: 240_000 }, () => {
   });
 });
 
-suite('saves that are refused or fail', { timeout: 240_000 }, () => {
+suite('saves that are refused or fail', { timeout: 400_000 }, () => {
   test('a monitor that is none, or is in use, is named', async (t) => {
     if (!needsQemu(t)) return;
     const hmp = join(tempFolder(t), 'hmp');
