@@ -21,8 +21,8 @@ interface ProxiedPair extends Pair {
 }
 
 /** A pair in the middle of a slow postcopy, through a network that can be cut. */
-async function inPostcopy(t: Test): Promise<ProxiedPair> {
-  const pair = await startPair(t, { memoryMib: 32, rangeMib: 16, guest: 'random', args: POSTCOPY });
+async function inPostcopy(t: Test, memoryMib = 32): Promise<ProxiedPair> {
+  const pair = await startPair(t, { memoryMib, rangeMib: 16, guest: 'random', args: POSTCOPY });
   const { source, destination } = pair;
   const port = portOf(await destination.address());
   const proxy = await TcpProxy.start(t, port);
@@ -32,6 +32,11 @@ async function inPostcopy(t: Test): Promise<ProxiedPair> {
   await source.qmp.execute('migrate-start-postcopy');
   await untilEntered(source, 'postcopy-active', 1);
   await until('the guest to run there', async () => (await destination.runState()) === 'running');
+  // What the source has not read when its connection is reset is lost, also that the guest runs.
+  await until(
+    'a page request at the source',
+    async () => ((await source.info()).ram?.['postcopy-requests'] ?? 0) > 0,
+  );
   return { ...pair, proxy, port };
 }
 
@@ -87,7 +92,8 @@ async function completeAndProve(pair: Pair): Promise<void> {
 
 suite('recovery', { timeout: 400_000 }, () => {
   test('a postcopy whose connection breaks again and again is recovered, and the guest is whole', async (t) => {
-    const pair = await inPostcopy(t);
+    // A bitmap of more than a page.
+    const pair = await inPostcopy(t, 192);
     const { source, destination, proxy } = pair;
     const rounds = 4;
     for (let round = 1; round <= rounds; round++) {
