@@ -28,7 +28,7 @@ test('main() exits with 2 on wrong usage, and says what would do', () => {
   const refused: [words: string[], text: RegExp][] = [
     [[], /^Usage: postcopy /],
     [['foo'], /^postcopy: unknown command 'foo'\nTry "postcopy --help"/],
-    [['run', '--foo'], /^postcopy: unknown option '--foo'\nTry /],
+    [['run', '--foo'], /^postcopy: unknown option '--foo'\nTry "postcopy run --help"\.\n$/],
     [['run', '--guest'], /^postcopy: option '--guest <name>' argument missing\nTry /],
     [
       ['run', '--guest', 'foo'],

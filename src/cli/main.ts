@@ -44,11 +44,13 @@ export async function main(argv: readonly string[]): Promise<void> {
     .version(packageVersion())
     .configureHelp({ showGlobalOptions: true })
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'postcopy: ')) })
-    .showHelpAfterError('Try "postcopy --help", or "--help" behind a command.')
+    .showHelpAfterError('Try "postcopy --help".')
     .exitOverride()
     .addHelpText('after', EXAMPLES);
   const named = Object.entries(COMMANDS).filter(([name]) => name === argv[2]);
   for (const [, add] of named.length > 0 ? named : Object.entries(COMMANDS)) await add(program);
+  for (const command of program.commands)
+    command.showHelpAfterError(`Try "postcopy ${command.name()} --help".`);
   try {
     await program.parseAsync(argv);
   } catch (error) {

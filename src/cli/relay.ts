@@ -43,7 +43,7 @@ export function addRelayCommand(program: Command): void {
     .argument('<connect-uri>', 'where its destination waits')
     .option(
       '--record <file>',
-      "keep the main stream's bytes as they pass; of each recovery in FILE.2, FILE.3, ...",
+      "keep the main stream's bytes as they pass, in place of what FILE held; of each recovery in FILE.2, FILE.3, ...",
     )
     .option('--json', 'print the report as JSON')
     .addHelpText('after', EXAMPLES)

@@ -76,6 +76,9 @@ function checkUsage(path: string, command: readonly string[], options: RestoreCo
   }
   if (full && record)
     throw new UsageError('--record needs a guest that asks for its memory: leave out --full');
+  if (record && options.cache === false) {
+    throw new UsageError('--record keeps the order of first touches in the cache: leave out --no-cache');
+  }
   if (running && paused) throw new UsageError('--running and --paused exclude each other');
   if (into !== undefined && (running || paused)) {
     throw new UsageError('--running and --paused need a QEMU of our own; whoever waits decides by itself');

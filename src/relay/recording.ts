@@ -5,6 +5,7 @@
  * migration goes on. Each recovery is a stream of its own, in a file of its own: PATH, PATH.2, PATH.3.
  */
 import { closeSync, fstatSync, fsyncSync, openSync, writeSync } from 'node:fs';
+import { systemErrorText } from '../linux/system-error-text.ts';
 
 /** The stream holds the guest's memory: nobody else's business. */
 const CREATE_MODE = 0o600;
@@ -21,12 +22,16 @@ export class Recording {
    * Opens the file; what it held is lost.
    *
    * @param onError told once, why the recording ended early
-   * @throws system errors of open(2)
+   * @throws {Error} that says why it cannot be written
    */
   constructor(path: string, onError: (text: string) => void) {
     this.path = path;
     this.#onError = onError;
-    this.#fd = openSync(path, 'w', CREATE_MODE);
+    try {
+      this.#fd = openSync(path, 'w', CREATE_MODE);
+    } catch (error) {
+      throw new Error(`Cannot record to "${path}": ${systemErrorText(error)}`, { cause: error });
+    }
   }
 
   get report(): { path: string; bytes: number; error: string | null } {

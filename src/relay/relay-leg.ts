@@ -13,6 +13,7 @@
  */
 
 import { MAX_RAM_BYTES } from '../inspect/page-census.ts';
+import { connectionError } from '../linux/connection-error.ts';
 import { closeFd, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
 import { SyscallError } from '../linux/libc.ts';
 import { type Mapping, mapAnonymous } from '../linux/memory.ts';
@@ -379,7 +380,10 @@ export class RelayLeg {
         if (side === 'source') this.#backWritten = this.#backLegal;
         return undefined;
       }
-      this.#finish({ kind: 'lost', text: `the connection to the ${side} broke: ${error.message}` });
+      this.#finish({
+        kind: 'lost',
+        text: `the connection to the ${side} broke: ${connectionError(error).message}`,
+      });
       return undefined;
     }
   }

@@ -18,7 +18,7 @@ import type { MigrationStatus } from '../migration/states.ts';
 import { describeExit, GUEST_URI, QemuProcess } from '../qemu/qemu-process.ts';
 
 import { QmpCommandError, type QmpEvent } from '../qemu/qmp-client.ts';
-
+import { formatCount } from '../telemetry/format.ts';
 import { PageRecording } from '../threads/page-recording.ts';
 import { type Channel, FdChannel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
@@ -199,10 +199,15 @@ async function feed(
   });
   try {
     clock.onRunning = (afterMs) => onMessage(`the guest runs, ${Math.round(afterMs)} ms after the start`);
+    let serverError: unknown;
+    failed.catch((error) => {
+      serverError = error;
+    });
     const status = await Promise.race([endOf(source, clock), ended, failed, aborted(signal)]).catch(
-      (error) => {
+      async (error) => {
         if (clock.handedOverMs === undefined || error instanceof EndedGuestError) throw error;
-        throw new LostMemoryError((error as Error).message, { cause: error });
+        const state = error === serverError ? `. ${await whatIsMissing(source)}` : '';
+        throw new LostMemoryError(`${(error as Error).message}${state}`, { cause: error });
       },
     );
     if (status !== 'completed') {
@@ -253,11 +258,17 @@ async function failure(
       `The machine at "${peer}" did not take the guest; its own messages say why.${hint} Here: ${why}`,
     );
   }
+  return new LostMemoryError(await whatIsMissing(source, `, since ${reason(source)}`));
+}
+
+/** What has become of a guest that runs and gets no more pages, and what to do. */
+async function whatIsMissing(source: SnapshotSource, since = ''): Promise<string> {
   const missingBytes = (await source.query())?.ram?.remaining;
-  const missing = missingBytes === undefined ? '' : `at least ${missingBytes / TARGET_PAGE_BYTES} `;
-  return new LostMemoryError(
-    `The guest runs, lacks ${missing}pages and waits at the next of them that it needs, since ${reason(source)}. End ` +
-      'that machine and restore the snapshot again',
+  const missing =
+    missingBytes === undefined ? '' : `at least ${formatCount(missingBytes / TARGET_PAGE_BYTES)} `;
+  return (
+    `The guest runs, lacks ${missing}pages and waits at the next of them that it needs${since}. End that machine and ` +
+    'restore the snapshot again'
   );
 }
 

@@ -16,11 +16,12 @@
  */
 import { createHash } from 'node:crypto';
 import { type BigIntStats, readFileSync, statSync, writeSync } from 'node:fs';
+import { isSystemError } from '../linux/system-error-text.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES, type WireRamBlock } from '../wire/ram-record.ts';
 import { PartialFile } from './partial-file.ts';
 import type { SnapshotBlockData } from './snapshot.ts';
-import { isSystemError, SnapshotError } from './snapshot-error.ts';
+import { SnapshotError } from './snapshot-error.ts';
 
 /** What is known of a stream file that has been read through. */
 export interface IndexedStream {

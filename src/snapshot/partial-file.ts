@@ -20,7 +20,8 @@ import {
 } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { renameNoReplace } from '../linux/file-io.ts';
-import { isSystemError, SnapshotError, withPath } from './snapshot-error.ts';
+import { isSystemError } from '../linux/system-error-text.ts';
+import { SnapshotError, withPath } from './snapshot-error.ts';
 
 /** It holds the guest's memory: nobody else's business. */
 const MODE = 0o600;

@@ -1,7 +1,7 @@
 /**
  * What went wrong with a snapshot's file, in words for a user: what was to be done, with which file, and why it cannot be.
  */
-import { getSystemErrorMap } from 'node:util';
+import { isSystemError, systemErrorText } from '../linux/system-error-text.ts';
 
 /**
  *   NOT_A_SNAPSHOT  the file is something else
@@ -35,7 +35,12 @@ export type SnapshotAction = 'read' | 'write';
 
 /** `Cannot write snapshot "web1.snap": no space left on device (ENOSPC)` */
 export function systemFailure(action: SnapshotAction, path: string, cause: unknown): SnapshotError {
-  return new SnapshotError('SYSTEM', `Cannot ${action} snapshot "${path}": ${reasonOf(cause)}`, path, cause);
+  return new SnapshotError(
+    'SYSTEM',
+    `Cannot ${action} snapshot "${path}": ${systemErrorText(cause)}`,
+    path,
+    cause,
+  );
 }
 
 /** Runs `what`; a system error in it comes out as a `SnapshotError` that names the file. */
@@ -45,17 +50,4 @@ export function withPath<Result>(action: SnapshotAction, path: string, what: () 
   } catch (error) {
     throw isSystemError(error) ? systemFailure(action, path, error) : error;
   }
-}
-
-/** Whether the error is one of the kernel's, from Node or from us. */
-export function isSystemError(error: unknown): error is Error & { code: string; syscall: string } {
-  return error instanceof Error && 'code' in error && 'syscall' in error && typeof error.code === 'string';
-}
-
-function reasonOf(error: unknown): string {
-  if (!isSystemError(error)) return error instanceof Error ? error.message : String(error);
-  for (const [name, text] of getSystemErrorMap().values()) {
-    if (name === error.code) return `${text} (${error.code})`;
-  }
-  return error.code;
 }

@@ -6,6 +6,7 @@
  * that the guest waits at a missing page rather than read zeros, and waits for an order that brings another connection.
  */
 import { workerData } from 'node:worker_threads';
+import { connectionError } from '../linux/connection-error.ts';
 import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
@@ -22,7 +23,7 @@ import { MappedDestinationMemory } from './destination-memory.ts';
 import { FaultThreadControl } from './fault-thread-control.ts';
 import { MachinePort } from './machine-client.ts';
 import type { DestinationThreadData, MachineReply, MigrationNotice, MigrationOrder } from './messages.ts';
-import { connectionError, PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
+import { PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
 import { ReturnPathWriter } from './return-path-writer.ts';
 
 const BUFFER_BYTES = 1024 * 1024;

@@ -12,6 +12,7 @@ import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_
 import { CacheError } from '../cache/cache-error.ts';
 import { cacheLayout } from '../cache/cache-layout.ts';
 import { PageCache } from '../cache/page-cache.ts';
+import { connectionError } from '../linux/connection-error.ts';
 import { closeFd, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
 import { createMemoryFile } from '../linux/file-io.ts';
 import { mapAnonymous } from '../linux/memory.ts';
@@ -28,7 +29,7 @@ import { monotonicMs } from './clock.ts';
 import { CacheStore } from './fetch-store.ts';
 import { allocateFetchedPages, type FetchedPagesData } from './fetched-pages.ts';
 import type { FetchNotice, FetchOrder, FetchThreadData, PageDemand } from './messages.ts';
-import { connectionError, PEER_TIMEOUT_MS } from './migration-loop.ts';
+import { PEER_TIMEOUT_MS } from './migration-loop.ts';
 
 const BUFFER_BYTES = Math.max(MIN_STREAM_BUFFER_BYTES, 1024 * 1024);
 /** Requests and answers that the server has not taken yet; one that takes none of so many is not served any further. */

@@ -1,8 +1,7 @@
 /**
- * What both migration threads share: their ports, their eventfd, their trace, and how errors read.
+ * What both migration threads share: their ports, their eventfd and their trace.
  */
 import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads';
-import { SyscallError } from '../linux/libc.ts';
 import type { Trace, TraceEvents, TraceName } from '../telemetry/trace-events.ts';
 import { monotonicMs } from './clock.ts';
 import type { MigrationNotice, MigrationOrder } from './messages.ts';
@@ -40,17 +39,4 @@ export function takeOrders(port: MessagePort, onOrder: (order: MigrationOrder) =
   for (let taken = receiveMessageOnPort(port); taken !== undefined; taken = receiveMessageOnPort(port)) {
     onOrder(taken.message as MigrationOrder);
   }
-}
-
-/** The error of a broken connection in words. */
-export function connectionError(error: unknown): Error {
-  if (!(error instanceof SyscallError)) return error as Error;
-  const words: Readonly<Record<string, string>> = {
-    EPIPE: 'the peer closed it',
-    ECONNRESET: 'the peer reset it',
-    ETIMEDOUT: 'the peer does not answer',
-    ENOSPC: 'no space is left on the device',
-  };
-  const text = words[error.code];
-  return text === undefined ? error : new Error(`${text} (${error.code})`, { cause: error });
 }

@@ -6,6 +6,7 @@
  * source that has no return path just closes; then the main thread says whether the file is to be finished.
  */
 import { receiveMessageOnPort } from 'node:worker_threads';
+import { connectionError } from '../linux/connection-error.ts';
 import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { SyscallError } from '../linux/libc.ts';
 import { mapAnonymous } from '../linux/memory.ts';
@@ -16,7 +17,6 @@ import { encodeShut } from '../wire/return-path.ts';
 import { StreamError } from '../wire/stream-error.ts';
 import { monotonicMs } from './clock.ts';
 import type { SaveFailureCause, SaveNotice, SaveOrder, SaveThreadData } from './messages.ts';
-import { connectionError } from './migration-loop.ts';
 import { createSharedReturnPath, ReturnPathWriter } from './return-path-writer.ts';
 
 /** A write takes at most as many pages as stand here. */

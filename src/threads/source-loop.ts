@@ -4,6 +4,8 @@
  * It sleeps in poll(2) for the channel, for orders of the main thread and for answers of the machine. Where the guest's
  * memory is, and what stops the guest, the thread says that makes the loop.
  */
+
+import { connectionError } from '../linux/connection-error.ts';
 import { closeFd, fdKind, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
@@ -14,7 +16,7 @@ import type { SourceEffects } from '../migration/source-ports.ts';
 import { monotonicMs } from './clock.ts';
 import type { MachinePort } from './machine-client.ts';
 import type { MachineReply, MigrationNotice, MigrationOrder, SourceLoopData } from './messages.ts';
-import { connectionError, PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
+import { PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
 import { OutgoingBytes } from './outgoing-bytes.ts';
 
 const RETURN_PATH_BYTES = 64 * 1024;

@@ -253,6 +253,7 @@ suite('restores that are refused or fail', { timeout: 400_000 }, () => {
     await usage(['x.snap', '--into', 'nowhere'], /Bad migration URI/);
     await usage(['x.snap', '--', QEMU, '-incoming', 'defer'], /"-incoming" of QEMU cannot be used here/);
     await usage(['x.snap', '--full', '--record', '--', QEMU], /leave out --full/);
+    await usage(['tcp:127.0.0.1:1', '--no-cache', '--record', '--', QEMU], /leave out --no-cache/);
     await usage(['x.snap', '--max-bandwidth', 'fast', '--', QEMU], /--max-bandwidth: Size must be/);
   });
 
