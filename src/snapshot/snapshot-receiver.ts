@@ -5,7 +5,7 @@
  *                    ─▶ PING       answered
  *                    ─▶ devices    kept as they are, until their end is seen
  *
- * Driven like the decoder: read into `free()`, say how much with `received()`. It has no descriptor but the file's. The device
+ * Driven like the decoder: read into `free()`, piece by piece, and say of each with `received()` how much came. It has no descriptor but the file's. The device
  * state, at most `MAX_TAIL_BYTES`, and two bits for each page are all it keeps in memory.
  */
 import assert from 'node:assert/strict';
@@ -105,13 +105,19 @@ export class SnapshotReceiver implements OpenStreamHandler {
     };
   }
 
-  /** The memory to read into next; never empty. */
+  /**
+   * The memory to read into next; never empty. What was read there before is written first.
+   *
+   * @throws {SnapshotError} `SYSTEM`: the file cannot be written
+   */
   free(): Uint8Array {
+    this.flush();
     return this.#decoder.free();
   }
 
   /**
-   * The first `countBytes` of `free()` were read: takes from them what is whole.
+   * The next `countBytes` of what `free()` returned last were read: takes from them what is whole. Pages may wait there to be
+   * written with those that follow.
    *
    * @throws {StreamError} the source sent what cannot be saved
    * @throws {SnapshotError} `EXISTS`, `SYSTEM`: the file cannot be written
@@ -119,6 +125,10 @@ export class SnapshotReceiver implements OpenStreamHandler {
   received(countBytes: number): void {
     this.#decoder.commit(countBytes);
     this.#decoder.run();
+  }
+
+  /** Writes pages that wait. @throws {SnapshotError} `SYSTEM` */
+  flush(): void {
     this.#writer?.flush();
   }
 

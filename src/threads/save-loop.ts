@@ -104,7 +104,8 @@ export class SaveLoop {
   #save(): void {
     const receiver = this.#receiver;
     while (!receiver.isComplete) {
-      if (this.#wait(receiver.isInDevices ? DEVICES_SILENCE_MS : -1) && !this.#read()) break;
+      const isReady = receiver.isInDevices ? this.#waitForDevices() : this.#wait(-1);
+      if (isReady && !this.#read()) break;
     }
     const completeAtMs = monotonicMs();
     if (!receiver.isComplete) this.#endWithoutReturnPath();
@@ -146,16 +147,21 @@ export class SaveLoop {
 
   // ---- reading -----------------------------------------------------------------------------------------------
 
-  /** Sleeps until the stream goes on, or there is an order. @returns whether the stream does */
-  #wait(silenceMs: number): boolean {
+  #waitForDevices(): boolean {
     const startedAtMs = monotonicMs();
-    const isReady = this.#sleep(silenceMs, this.#fd);
-    this.#takeOrder();
+    const isReady = this.#wait(DEVICES_SILENCE_MS);
     // A sleep may also end early.
-    if (silenceMs >= 0 && !isReady && monotonicMs() - startedAtMs >= silenceMs) {
-      const what = `the source has sent nothing for ${silenceMs / 1000} s, amid its device state`;
+    if (!isReady && monotonicMs() - startedAtMs >= DEVICES_SILENCE_MS) {
+      const what = `the source has sent nothing for ${DEVICES_SILENCE_MS / 1000} s, amid its device state`;
       throw new SaveFailure('stream', what);
     }
+    return isReady;
+  }
+
+  /** Sleeps until the stream goes on, or there is an order. @returns whether the stream does */
+  #wait(timeoutMs: number): boolean {
+    const isReady = this.#sleep(timeoutMs, this.#fd);
+    this.#takeOrder();
     return isReady;
   }
 
@@ -169,23 +175,24 @@ export class SaveLoop {
     return this.#polls.ready(0) !== 0;
   }
 
-  /** Reads all that is there, as far as there is room. @returns false at the end of the stream */
+  /** Reads all that is there, as far as there is room, and writes it at once. @returns false at the end of the stream */
   #read(): boolean {
-    const free = this.#receiver.free();
+    const receiver = this.#receiver;
+    const free = receiver.free();
     const address = Number(this.#buffer.address) + free.byteOffset - this.#buffer.bytes.byteOffset;
     let filledBytes = 0;
-    while (filledBytes < free.length) {
+    do {
       const count = this.#readSome(address + filledBytes, free.length - filledBytes);
       if (count === WOULD_BLOCK) break;
       this.#isAtEnd = count === 0;
-      if (this.#isAtEnd) break;
       filledBytes += count;
-    }
-    this.#receiver.received(filledBytes);
+      receiver.received(count);
+    } while (!this.#isAtEnd && !receiver.isComplete && filledBytes < free.length);
+    receiver.flush();
     const nowMs = monotonicMs();
     if (nowMs >= this.#progressAtMs) {
       this.#progressAtMs = nowMs + PROGRESS_MS;
-      this.#notify({ kind: 'progress', counts: this.#receiver.counts });
+      this.#notify({ kind: 'progress', counts: receiver.counts });
     }
     return !this.#isAtEnd;
   }
