@@ -21,12 +21,15 @@ const WRITEBACK_PAGES = 4096;
 export type ReceptionTarget = Pick<SaveThreadData, 'path' | 'overwrite' | 'mustDrain'>;
 
 export class Reception extends EventEmitter<{ change: [] }> {
+  /** Resolves when the thread is there, or has ended. */
+  readonly ready: Promise<void>;
   /** Resolves when the thread has ended and the descriptor is closed. */
   readonly ended: Promise<void>;
   counts: ReceivedCounts = { streamBytes: 0, normalPages: 0, zeroPages: 0, xbzrlePages: 0 };
   readonly #worker: Worker;
   readonly #orders: MessageChannel['port1'];
   readonly #wakeFd: number;
+  #becomeReady: () => void = () => {};
   /** Of the channel, from `start()` on. */
   #fd = -1;
   #isFdClosed = true;
@@ -47,6 +50,9 @@ export class Reception extends EventEmitter<{ change: [] }> {
     this.#worker = startSaveThread({ orders: orders.port2, wakeFd: this.#wakeFd, ...target });
     this.#worker.on('error', (error) => {
       this.#death = error;
+    });
+    this.ready = new Promise((resolve) => {
+      this.#becomeReady = resolve;
     });
     this.ended = new Promise((resolve) => {
       this.#worker.once('exit', () => {
@@ -108,6 +114,9 @@ export class Reception extends EventEmitter<{ change: [] }> {
 
   #heed(notice: SaveNotice): void {
     switch (notice.kind) {
+      case 'ready':
+        this.#becomeReady();
+        return;
       case 'file':
         this.#partialPath = notice.partialPath;
         this.#writeback = { fd: notice.fd, isBusy: false, donePages: 0 };
@@ -150,6 +159,7 @@ export class Reception extends EventEmitter<{ change: [] }> {
 
   #giveBack(): void {
     this.#hasEnded = true;
+    this.#becomeReady();
     for (let last = receiveMessageOnPort(this.#orders); last !== undefined; ) {
       this.#heed(last.message as SaveNotice);
       last = receiveMessageOnPort(this.#orders);

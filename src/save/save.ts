@@ -136,6 +136,7 @@ export class Save {
   async #receive(reception: Reception, settings: SourceSettings): Promise<SavedNotice> {
     try {
       await settings.apply();
+      await reception.ready;
       reception.start(await this.#startMigration());
       return await this.#watch(reception);
     } catch (error) {

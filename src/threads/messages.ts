@@ -282,6 +282,8 @@ export type SaveFailureCause = 'file' | 'stream' | 'connection' | 'abandoned';
 
 /** From a thread that saves to the main thread. */
 export type SaveNotice =
+  /** The thread is there, and waits for a source. */
+  | { readonly kind: 'ready' }
   /** The file is there under a name that is not its own yet. The descriptor is the thread's. */
   | { readonly kind: 'file'; readonly partialPath: string; readonly fd: number }
   | { readonly kind: 'progress'; readonly counts: ReceivedCounts }

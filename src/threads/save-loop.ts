@@ -56,6 +56,7 @@ export class SaveLoop {
 
   /** Waits for the source and saves it. Returns when that is over, and the descriptor closed. */
   run(): void {
+    this.#notify({ kind: 'ready' });
     const start = this.#untilStarted();
     if (start !== undefined) this.#saveFrom(start.fd, start.hasReturnPath);
     this.#data.orders.close();
