@@ -66,8 +66,12 @@ export class Arrivals {
       if (channel !== undefined) return channel;
       if (this.#error !== undefined) throw this.#error;
       await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-        signal.addEventListener('abort', () => resolve(), { once: true });
+        const onAbort = () => resolve();
+        signal.addEventListener('abort', onAbort, { once: true });
+        this.#wake = () => {
+          signal.removeEventListener('abort', onAbort);
+          resolve();
+        };
       });
     }
   }

@@ -6,6 +6,7 @@
  */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import * as v from 'valibot';
+import { systemErrorText } from '../linux/system-error-text.ts';
 import type { RamBlockLayout } from '../memory/ram-block.ts';
 import type { PageRun } from '../migration/push-order.ts';
 
@@ -85,11 +86,11 @@ export function writeTouchOrder(path: string, machine: OrderedMachine, order: To
   };
   const partial = `${path}.${process.pid}.partial`;
   try {
-    writeFileSync(partial, `${JSON.stringify(file)}\n`);
+    writeFileSync(partial, `${JSON.stringify(file)}\n`, { mode: 0o600 });
     renameSync(partial, path);
   } catch (error) {
     rmSync(partial, { force: true });
-    throw new TouchOrderError(`"${path}" cannot be written: ${(error as Error).message}`, { cause: error });
+    throw new TouchOrderError(`"${path}" cannot be written: ${systemErrorText(error)}`, { cause: error });
   }
 }
 
