@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { until } from '../../test/support/until.ts';
 import { FakeMachine } from './fake-machine.ts';
 import { howToRecover, pauseMs, type RecoveryEnd, type RecoveryOptions, recover } from './recovery.ts';
 import { WatchedMachine } from './watched-machine.ts';
@@ -9,6 +10,8 @@ interface Rig {
   readonly source: FakeMachine;
   readonly destination: FakeMachine;
   readonly lines: string[];
+  /** Waits until what a machine has become is known here. */
+  seen(side: 'source' | 'destination', status: string): Promise<unknown>;
   recover(options?: Partial<RecoveryOptions>): Promise<RecoveryEnd>;
 }
 
@@ -34,6 +37,7 @@ async function paused(t: TestContext): Promise<Rig> {
     source,
     destination,
     lines,
+    seen: (side, status) => until(`${side} to be ${status}`, () => machines[side].status === status),
     recover: (options = {}) =>
       recover({
         ...machines,
@@ -72,7 +76,7 @@ test('recover() first makes a side notice that the connection is lost', async (t
     rig[late].enter('postcopy-active');
     rig[late].commands['migrate-pause'] = () => rig[late].enter('postcopy-paused');
     rig.source.commands['migrate'] = () => goOn(rig);
-    await sleep(50);
+    await rig.seen(late, 'postcopy-active');
     assert.deepEqual(await rig.recover({ noticeMs: 20 }), { kind: 'recovered' });
     assert.equal(rig[late].calls[0], '!migrate-pause {}');
   }
@@ -86,7 +90,7 @@ test('recover() leaves a side time to notice by itself, and takes no offence if 
     throw 'it is paused already';
   };
   rig.source.commands['migrate'] = () => goOn(rig);
-  await sleep(50);
+  await rig.seen('source', 'postcopy-active');
   assert.deepEqual(await rig.recover({ noticeMs: 100 }), { kind: 'recovered' });
   assert.equal(rig.lines.length, 1);
 });
@@ -135,7 +139,7 @@ test('recover() ends at once when it cannot be done, is not wanted, or a side ha
 test('recover() is content with a migration that has come to its end by itself', async (t) => {
   const rig = await paused(t);
   rig.source.enter('completed');
-  await sleep(50);
+  await rig.seen('source', 'completed');
   assert.deepEqual(await rig.recover(), { kind: 'recovered' });
 });
 
