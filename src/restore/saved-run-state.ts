@@ -1,7 +1,8 @@
 /**
  * Whether the guest of a snapshot ran when it was saved: QEMU's `globalstate`, among devices we know nothing else of.
  *
- * QEMU heeds it at the end of a precopy, but starts the guest of every postcopy.
+ * QEMU heeds it at the end of a precopy, but starts the guest of every postcopy. It sends that last of all, so the last match is it,
+ * whatever a guest may have put into its devices.
  */
 import { decodeGlobalState, GLOBAL_STATE_BYTES, GLOBAL_STATE_IDSTR } from '../wire/device-sections.ts';
 import { StreamError } from '../wire/stream-error.ts';
@@ -17,7 +18,7 @@ export function savedRunState(deviceSections: Uint8Array): string | undefined {
   const name = Buffer.from(GLOBAL_STATE_IDSTR, 'latin1');
   const header = Buffer.concat([Uint8Array.of(name.length), name, INSTANCE_AND_VERSION]);
   const sections = Buffer.from(deviceSections.buffer, deviceSections.byteOffset, deviceSections.length);
-  const at = sections.indexOf(header);
+  const at = sections.lastIndexOf(header);
   if (at < 0) return undefined;
   const bodyAt = at + header.length;
   try {
