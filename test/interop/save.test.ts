@@ -493,7 +493,8 @@ suite('saves that are refused or fail', { timeout: 400_000 }, () => {
   test('a save that is killed lets the guest run on, and what is left of it looks like no snapshot', async (t) => {
     if (!needsQemu(t)) return;
     const machine = await startMachine(t);
-    const { kill, end } = await beginSave(t, machine, ...SLOW);
+    const via = `unix:${join(machine.folder, 'via')}`; // it cannot take its socket away
+    const { kill, end } = await beginSave(t, machine, ...SLOW, '--via', via);
     kill('SIGKILL');
     await end();
     assert.equal(await machine.qemu.migrationEnd(), 'failed');
