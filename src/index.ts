@@ -5,6 +5,9 @@
  *   SourceMigration and its like     the engine without I/O, around memory and machines of your own
  *   connectChannel, listenChannel    a migration URI as a descriptor
  *   QmpClient                        a client of any QEMU-like monitor
+ *   Save, restoreIntoNewQemu         what `postcopy save` and `postcopy restore` do
+ *   openSnapshot, SnapshotWriter     snapshot files, page by page
+ *   MigrationDriver                  what `postcopy migrate` does
  */
 export { EXIT_CODES, type Outcome } from './drive/judge-outcome.ts';
 export { MigrationDriver, type MigrationListener, type MigrationPlan } from './drive/migration-driver.ts';
@@ -55,6 +58,20 @@ export {
   type QmpConnectionFailure,
   type QmpEvent,
 } from './qemu/qmp-client.ts';
+export {
+  LostMemoryError,
+  type RestoredQemu,
+  RestoreError,
+  type RestoreOptions,
+  restoreInto,
+  restoreIntoNewQemu,
+} from './restore/restore.ts';
+export type { RestoreReport } from './restore/restore-report.ts';
+export { Save, type SaveOptions } from './save/save.ts';
+export { openSnapshot } from './snapshot/open-snapshot.ts';
+export type { Snapshot, SnapshotBlock } from './snapshot/snapshot.ts';
+export { SnapshotError, type SnapshotErrorCode } from './snapshot/snapshot-error.ts';
+export { SnapshotWriter, type SnapshotWriterOptions } from './snapshot/snapshot-writer.ts';
 export { NO_TRACE, type Trace, type TraceEvents, type TraceName } from './telemetry/trace-events.ts';
 export type { Channel } from './transport/channel.ts';
 export { connectChannel } from './transport/connect.ts';
