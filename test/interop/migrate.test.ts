@@ -12,7 +12,7 @@ import { tempFolder } from '../support/temp-folder.ts';
 import { assertOneGuest } from '../support/ticks.ts';
 import { inTime, until } from '../support/until.ts';
 import { runProgram, spawnProgram } from '../support/vm-process.ts';
-import { needsQemu, Qemu, type QemuOptions } from './qemu.ts';
+import { MOVER, needsQemu, Qemu, type QemuOptions } from './qemu.ts';
 
 const MEMORY_MIB = 64;
 /** More than these tests let a second carry: the guest writes all of it many times a second, and precopy never ends. */
@@ -38,8 +38,9 @@ async function startQemus(t: TestContext, options: QemuOptions = {}): Promise<Qe
     ],
     ...options,
   };
-  const source = await Qemu.start(t, folder, { ...machine, name: 'source' });
+  const source = await Qemu.start(t, folder, { program: MOVER, ...machine, name: 'source' });
   const destination = await Qemu.start(t, folder, {
+    program: MOVER,
     ...machine,
     isPaused: false,
     name: 'destination',
@@ -231,6 +232,7 @@ suite('postcopy migrate with QEMU', { timeout: 400_000 }, () => {
 
     await pair.source.qmp.execute('cont');
     const again = await Qemu.start(t, pair.folder, {
+      program: MOVER,
       ...{ name: 'again', smp: 2, memoryMib: MEMORY_MIB, rangeMib: RANGE_MIB, incoming: 'defer' },
       extraArgs: [
         ...['-netdev', 'user,id=net', '-device', 'virtio-net-pci,netdev=net'],
@@ -438,7 +440,7 @@ suite('postcopy migrate refuses before anything starts', { timeout: 400_000 }, (
     const pair = await startQemus(t);
     const [a, b] = [pair.source.qmpPath, pair.destination.qmpPath];
     await refused(t, ['--qmp', b, '--to', a], /The source has no guest .*"inmigrate".* the wrong way round/);
-    const other = await Qemu.start(t, pair.folder, { name: 'other' });
+    const other = await Qemu.start(t, pair.folder, { program: MOVER, name: 'other' });
     await refused(
       t,
       ['--qmp', a, '--to', other.qmpPath],

@@ -8,7 +8,7 @@ import { suite, test } from 'node:test';
 import { assertOneLinux, needsLinux } from '../support/linux-counts.ts';
 import { tempFolder } from '../support/temp-folder.ts';
 import { assertOneGuest } from '../support/ticks.ts';
-import { needsQemu, Qemu } from './qemu.ts';
+import { MOVER, needsQemu, Qemu } from './qemu.ts';
 
 suite('QEMU as a process of a test', { timeout: 400_000 }, () => {
   for (const machine of ['pc', 'q35']) {
@@ -19,6 +19,7 @@ suite('QEMU as a process of a test', { timeout: 400_000 }, () => {
       truncateSync(`${folder}/disk`, 2 ** 20);
       const options = {
         ...{
+          program: MOVER,
           machine,
           smp: 2,
           memoryMib: 64,

@@ -29,6 +29,12 @@ export const QEMU = process.env['POSTCOPY_QEMU'] ?? 'qemu-system-x86_64';
 /** A newer one, for what 7.2 lacks; empty if there is none. */
 export const NEWER_QEMU = process.env['POSTCOPY_NEWER_QEMU'] ?? '';
 
+/**
+ * For moves of a guest that writes while its memory is copied: 7.2 with `-accel tcg` now and then misses such a write, whatever
+ * it migrates to, so that its guest's memory can be torn. Newer ones do not.
+ */
+export const MOVER = NEWER_QEMU !== '' ? NEWER_QEMU : QEMU;
+
 /** A range's place in the header page of a guest (src/machine/guest-check.ts). */
 const RANGE_START_AT = 0x0c;
 const RANGE_PAGES_AT = 0x10;

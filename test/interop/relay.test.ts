@@ -10,7 +10,7 @@ import { RelayProcess } from '../support/relay-process.ts';
 import { tempFolder } from '../support/temp-folder.ts';
 import { until } from '../support/until.ts';
 import { runProgram } from '../support/vm-process.ts';
-import { needsQemu, Qemu, type QemuOptions } from './qemu.ts';
+import { MOVER, needsQemu, Qemu, type QemuOptions } from './qemu.ts';
 
 const POSTCOPY = { 'postcopy-ram': true } as const;
 /** Slow enough for the switch to come in time: RAM does not fit into it. */
@@ -31,8 +31,15 @@ async function startRelayed(
   const folder = tempFolder(t);
   const incoming = `unix:${join(folder, 'in')}`;
   const [source, destination] = await Promise.all([
-    Qemu.start(t, folder, { memoryMib: 32, rangeMib: 8, ...options, name: 'source' }),
-    Qemu.start(t, folder, { memoryMib: 32, rangeMib: 8, ...options, name: 'destination', incoming }),
+    Qemu.start(t, folder, { program: MOVER, memoryMib: 32, rangeMib: 8, ...options, name: 'source' }),
+    Qemu.start(t, folder, {
+      program: MOVER,
+      memoryMib: 32,
+      rangeMib: 8,
+      ...options,
+      name: 'destination',
+      incoming,
+    }),
   ]);
   const relay = await RelayProcess.start(t, incoming, { args: relayArgs(folder) });
   await source.untilMoreTicks(1);

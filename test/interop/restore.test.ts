@@ -23,7 +23,7 @@ import { assertOneLinux, needsLinux } from '../support/linux-counts.ts';
 import { tempFolder } from '../support/temp-folder.ts';
 import { until } from '../support/until.ts';
 import { runProgram } from '../support/vm-process.ts';
-import { needsQemu, QEMU, Qemu } from './qemu.ts';
+import { MOVER, needsQemu, QEMU, Qemu } from './qemu.ts';
 import { proveRestored, quit, restore, type Saved, save } from './saved-guest.ts';
 
 suite('restore into QEMU', { timeout: 400_000 }, () => {
@@ -99,12 +99,13 @@ suite('restore into QEMU', { timeout: 400_000 }, () => {
   test('a guest that ran when it was saved runs at once', async (t) => {
     if (!needsQemu(t)) return;
     const folder = tempFolder(t);
-    const qemu = await Qemu.start(t, folder, { name: 'saved' });
+    const options = { program: MOVER };
+    const qemu = await Qemu.start(t, folder, { name: 'saved', ...options });
     await qemu.untilMoreTicks(2);
     const path = join(folder, 'vm.snap');
     await qemu.qmp.execute('migrate', { uri: `exec:cat > '${path}'` });
     assert.equal(await qemu.migrationEnd(), 'completed');
-    const saved = { folder, path, options: {}, lastTick: qemu.ticks.at(-1)?.tick ?? 0, nonce: '' };
+    const saved = { folder, path, options, lastTick: qemu.ticks.at(-1)?.tick ?? 0, nonce: '' };
     const restored = await restore(t, saved);
     await restored.untilMoreTicks(2);
     assert.match(restored.stderr, /the guest runs, \d+ ms after the start/);
