@@ -37,6 +37,8 @@ const COMMANDS: Readonly<Record<string, (program: Command) => Promise<void>>> = 
 /** @param argv as `process.argv`: two words, then the arguments */
 export async function main(argv: readonly string[]): Promise<void> {
   const fail = (error: unknown) => endProcess(reportError(error, argv[2]));
+  // Whoever reads what is printed may have gone: that ends nothing, and there is nobody to complain to.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   process.on('uncaughtException', fail);
   process.on('unhandledRejection', fail);
   const program = new Command('postcopy')
