@@ -46,7 +46,7 @@ test('DestinationMigration says what is here, and goes on with what is missing',
 
   rig.receive(part(0, { 2: 3, 1: 0 }), ping(9), ramEnd, eof);
   assert.deepEqual(rig.answers.slice(3), ['pong 9', 'shut 0']);
-  assert.deepEqual(rig.statuses.slice(2), [
+  assert.deepEqual(rig.statuses.slice(3), [
     'postcopy-active',
     'postcopy-paused',
     'postcopy-recover',

@@ -15,6 +15,7 @@ import {
   MigrationCommand,
 } from '../wire/commands.ts';
 import { concatenate, written } from '../wire/example-stream.ts';
+import { decodePeerFeatures } from '../wire/peer-features.ts';
 import {
   RamSaveFlag,
   writeMemSize,
@@ -109,9 +110,11 @@ export class DestinationRig {
     this.engine.recover(this.nowMs);
   }
 
-  /** The return path in words: `pong 3`, `shut 1`. */
+  /** The return path in words: `pong 3`, `shut 1`; without the announcement of features. */
   get answers(): string[] {
-    return this.messages.map((message) => {
+    const isAnswer = (message: ReturnPathMessage) =>
+      message.type !== 'pong' || decodePeerFeatures(message.value) === undefined;
+    return this.messages.filter(isAnswer).map((message) => {
       if (message.type === 'pong') return `pong ${message.value}`;
       if (message.type === 'recv-bitmap')
         return `recv-bitmap ${message.idstr} ${Buffer.from(message.bitmap).toString('hex')}`;

@@ -8,6 +8,9 @@
  * In precopy pages are written into memory that the guest does not touch yet. LISTEN, inside the package, turns to
  * placing: from there on the main stream goes on being decoded while the device state is loaded and the guest begins.
  *
+ * RUN stands at the end of the package, or follows behind it: a source that knows us (peer-features.ts) says it when we have
+ * answered the last PING of the package. Without it the guest never runs here.
+ *
  * Before the guest runs here every error ends in `failed`: it still runs at the source. From RUN on every error ends in
  * `postcopy-paused`: the guest runs on until it needs a page that has not come. With another connection, `recover` goes on:
  * the source asks for what is here, and sends the rest. The thread that reads faults is told what was asked for in vain.
@@ -18,6 +21,7 @@ import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { Trace } from '../telemetry/trace-events.ts';
 import type { Command } from '../wire/commands.ts';
 import { decodeGlobalState, GLOBAL_STATE_IDSTR, GLOBAL_STATE_VERSION_ID } from '../wire/device-sections.ts';
+import { encodePeerFeatures, PeerFeature } from '../wire/peer-features.ts';
 import { encodePong, encodeRecvBitmap, encodeResumeAck, encodeShut } from '../wire/return-path.ts';
 import type { BodySectionType } from '../wire/sections.ts';
 import { type ExpectedDevice, StreamDecoder } from '../wire/stream-decoder.ts';
@@ -33,6 +37,17 @@ import { DESTINATION_MOVES, type MigrationStatus, type PostcopyIncomingState } f
 
 /** The state of a machine's devices may be this long. */
 const MAX_DEVICE_STATE_BYTES = 64 * 1024 * 1024;
+
+/** A source that says nothing for so long during a recovery is not one, or is gone. */
+export const SOURCE_RECOVERY_SILENCE_MS = 30_000;
+/**
+ * The same for a source that owes us RUN. It has asked for our answer, and sends RUN at once: this is more than the network
+ * takes to notice that it is gone.
+ */
+export const RUN_SILENCE_MS = 60_000;
+
+/** What we can do that QEMU cannot. */
+const FEATURES = PeerFeature.RUN_HANDSHAKE;
 
 const INCOMING_ORDER: readonly PostcopyIncomingState[] = [
   'none',
@@ -89,6 +104,8 @@ export class DestinationMigration {
   #waitingDecoder: StreamDecoder | undefined;
   #package: StreamDecoder | undefined;
   #areDevicesLoaded = false;
+  /** All of the package is loaded, and it did not hold RUN. */
+  #isRunAwaited = false;
   #shouldRun = true;
   #isResuming = false;
   #isGuestOurs = false;
@@ -123,6 +140,12 @@ export class DestinationMigration {
   /** The connection is lost, or was broken off: only `recover` goes on. */
   get isPaused(): boolean {
     return this.#isPaused;
+  }
+
+  /** A source that says nothing for so long is lost: the driver says `channelLost`. Infinity if it may be silent. */
+  get silenceLimitMs(): number {
+    if (this.#status === 'postcopy-recover') return SOURCE_RECOVERY_SILENCE_MS;
+    return this.#isRunAwaited && !this.#isOver ? RUN_SILENCE_MS : Number.POSITIVE_INFINITY;
   }
 
   // ---- inputs ----------------------------------------------------------------------------------------------
@@ -242,7 +265,10 @@ export class DestinationMigration {
     if (this.#isOver || this.#isPaused) return;
     try {
       decoder.run();
-      if (decoder === this.#package && this.#waitingDecoder !== decoder) decoder.end();
+      if (decoder === this.#package && this.#waitingDecoder !== decoder) {
+        decoder.end();
+        if (!this.#isResuming) this.#awaitRun();
+      }
     } catch (error) {
       this.#lose(error as Error);
     }
@@ -340,6 +366,8 @@ export class DestinationMigration {
     }
     if (this.#status === 'postcopy-recover')
       throw this.#refuse('BAD_SECTION', 'The end of the stream came before POSTCOPY_RESUME');
+    if (this.#isRunAwaited)
+      throw this.#refuse('BAD_SECTION', 'The end of the stream came before POSTCOPY_RUN');
     const missing = this.#missingPages;
     if (missing > 0)
       throw this.#refuse('TRUNCATED', `The source says that all is sent, but ${missing} pages never came`);
@@ -367,6 +395,7 @@ export class DestinationMigration {
         if (!hasReturnPath)
           throw this.#refuse('BAD_COMMAND', 'The source asks for a return path, which this channel has not');
         this.#isReturnPathOpen = true;
+        effects.sendReturnPath(encodePong(encodePeerFeatures(FEATURES)));
         return;
       case 'ping':
         if (trace.isEnabled('send_rp_message')) trace.emit('send_rp_message', { message: 'pong', bytes: 4 });
@@ -388,7 +417,9 @@ export class DestinationMigration {
       case 'postcopy-run':
         if (!this.#areDevicesLoaded)
           throw this.#refuse('BAD_COMMAND', 'POSTCOPY_RUN came before the device state');
+        this.#isRunAwaited = false;
         this.#moveIncoming('running', ['listening']);
+        this.#move('postcopy-active');
         this.#resumeGuest();
         return;
       case 'switchover-start':
@@ -461,7 +492,18 @@ export class DestinationMigration {
     this.#moveIncoming('listening', ['advise', 'discard']);
     this.#discardUnsent();
     this.#options.memory.listen();
-    this.#move('postcopy-active');
+    this.#move('postcopy-device');
+  }
+
+  /** The package has ended without RUN: the source says that when it has our answer, and may take its guest back until then. */
+  #awaitRun(): void {
+    if (this.#incoming !== 'listening' || !this.#areDevicesLoaded) {
+      const what = this.#areDevicesLoaded ? 'POSTCOPY_LISTEN' : 'the device state of the machine';
+      throw this.#refuse('BAD_SECTION', `The package ended without ${what}`);
+    }
+    if (this.#isStreamDone)
+      throw this.#refuse('BAD_SECTION', 'The end of the stream came before POSTCOPY_RUN');
+    this.#isRunAwaited = true;
   }
 
   /** Pages that neither came nor were discarded may hold zeros, of a huge page that another page came into. */

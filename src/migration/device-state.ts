@@ -105,12 +105,22 @@ function describeMachine(section: DeviceSectionName, stateBytes: number): Uint8A
   ]);
 }
 
-/** The package that moves the guest: listen for faults, take the device state, run. */
-export function encodePackage(devices: readonly StreamMessage[]): StreamMessage[] {
+export const RUN_COMMAND: StreamMessage = {
+  bytes: encodeCommand(MigrationCommand.POSTCOPY_RUN),
+  command: 'POSTCOPY_RUN',
+};
+
+/**
+ * The package that moves the guest: listen for faults, take the device state, run.
+ *
+ * @param holdsRun false if RUN follows when the destination has answered the last PING in here
+ */
+export function encodePackage(devices: readonly StreamMessage[], holdsRun: boolean): StreamMessage[] {
   return [
     { bytes: encodeCommand(MigrationCommand.POSTCOPY_LISTEN), command: 'POSTCOPY_LISTEN' },
     ...devices,
     { bytes: encodePing(PingValue.IN_PACKAGE), command: 'PING' },
-    { bytes: encodeCommand(MigrationCommand.POSTCOPY_RUN), command: 'POSTCOPY_RUN' },
+    { bytes: encodePing(PingValue.PACKAGE_LOADED), command: 'PING' },
+    ...(holdsRun ? [RUN_COMMAND] : []),
   ];
 }

@@ -14,6 +14,7 @@ test('DEFAULT_PARAMETERS are those of QEMU, and within their bounds', () => {
     'max-postcopy-bandwidth': 0,
     'downtime-limit': 300,
     'x-postcopy-start-time': 0,
+    'x-switchover-timeout': 30_000,
   });
   for (const [name, value] of Object.entries(DEFAULT_PARAMETERS))
     assert.equal(checkParameter(name as Parameter, value), value);

@@ -48,6 +48,15 @@ export const PARAMETERS = {
     humanScale: 1,
     description: 'Precopy switches to postcopy by itself after this time, if postcopy-ram is on; 0 is never',
   },
+  'x-switchover-timeout': {
+    default: 30_000,
+    minimum: 0,
+    maximum: 0xffff_ffff,
+    unit: 'ms',
+    humanScale: 1,
+    description:
+      'A destination that has not loaded the package of postcopy by then is given up, and the guest goes on here; 0 is never',
+  },
 } as const satisfies Record<string, ParameterInfo>;
 
 export type Parameter = keyof typeof PARAMETERS;

@@ -7,6 +7,7 @@ import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
 import type { Command } from '../wire/commands.ts';
+import { encodePeerFeatures, PeerFeature } from '../wire/peer-features.ts';
 import { encodePong, encodeReqPagesId } from '../wire/return-path.ts';
 import { MIN_STREAM_BUFFER_BYTES, StreamDecoder } from '../wire/stream-decoder.ts';
 import type { StreamHandler } from '../wire/stream-handler.ts';
@@ -168,6 +169,17 @@ export class SourceRig {
   startAndConverge(): void {
     this.engine.start(this.nowMs);
     this.sendAll();
+  }
+
+  /** A destination that waits for RUN gets the package. */
+  sendPackage(): void {
+    this.engine.start(this.nowMs);
+    this.engine.receive(encodePong(encodePeerFeatures(PeerFeature.RUN_HANDSHAKE)), this.nowMs);
+    this.engine.startPostcopy();
+    this.sendAll();
+    this.engine.guestPaused(true);
+    this.engine.devicesSaved(Uint8Array.of(7), this.nowMs);
+    while (this.engine.status !== 'postcopy-device') this.send();
   }
 
   /** Switches to postcopy and hands the guest over; whatever was dirty is still to be sent. */

@@ -96,6 +96,7 @@ test('SourceMigration sends postcopy in the order of the protocol', () => {
     '  full globalstate',
     '  full rig',
     '  ping 3',
+    '  ping 66',
     '  postcopy-run',
     ']',
     'ping 4',
@@ -114,7 +115,7 @@ test('SourceMigration sends postcopy in the order of the protocol', () => {
   assert.deepEqual(rig.statuses, ['setup', 'active', 'device', 'postcopy-active', 'completed']);
 });
 
-test('SourceMigration begins the package with LISTEN and ends it with PING 3 and RUN', () => {
+test('SourceMigration begins the package with LISTEN and ends it with PING 3, PING 0x42 and RUN', () => {
   const rig = new SourceRig();
   rig.switchToPostcopy();
   const stream = Buffer.concat(rig.stream);
@@ -123,7 +124,7 @@ test('SourceMigration begins the package with LISTEN and ends it with PING 3 and
   const content = stream.subarray(header + 9, header + 9 + lengthBytes).toString('hex');
   assert.equal(stream.subarray(header, header + 5).toString('hex'), '0800070004');
   assert.match(content, /^0800040000/);
-  assert.match(content, /08000200040000000308000500 ?00$/);
+  assert.match(content, /080002000400000003080002000400000042080005 ?0000$/);
 });
 
 test('SourceMigration names the block again at the start of postcopy', () => {
@@ -672,6 +673,7 @@ function rigParameters() {
     'max-postcopy-bandwidth': 0,
     'downtime-limit': 300,
     'x-postcopy-start-time': 0,
+    'x-switchover-timeout': 30_000,
   };
 }
 

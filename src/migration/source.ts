@@ -16,15 +16,16 @@
  *   pausing     nothing: the guest is being stopped; then the last dirty scan, and the state is `device`
  *   final       (precopy converged) the END section with what remains; then devices are saved and sent
  *   saving      nothing: the device state is being made
- *   handover    (postcopy) discards and the package; its last byte hands the guest over
+ *   handover    (postcopy) discards and the package, or RUN where that is held back; its last byte hands the guest over
+ *   loading     what is asked for: the destination loads the package that it has, and will say so; then RUN goes out
  *   postcopy    requested pages first, then pushed pages within the bulk window; those that can be read yet
  *   ending      nothing: all is sent, the destination's SHUT is awaited
  *   paused      nothing: the connection is lost in postcopy; `recover` says that there is another
  *   recovering  (on the new connection) asks what the destination has, and then whether it is ready to go on
  *   over
  *
- * Until the last byte of the package, or of the precopy stream, has left, the source can take its guest back. It still can
- * when the destination says SHUT with an error and has not answered the PING that stands right before RUN in the package.
+ * Until the last byte of RUN, or of the precopy stream, has left, the source can take its guest back (handover.ts). It still
+ * can when the destination says SHUT with an error and has not shown that it has come to RUN.
  *
  * What was under way when a connection was lost may have arrived or not. So nothing of it is believed: the destination says
  * page by page what it has, and everything else is sent, once more if need be. A recovery that fails changes nothing.
@@ -43,6 +44,7 @@ import {
   MigrationCommand,
   PingValue,
 } from '../wire/commands.ts';
+import { decodePeerFeatures } from '../wire/peer-features.ts';
 import { memSizeMaxBytes, PAGE_RECORD_CONTINUE_BYTES } from '../wire/ram-record.ts';
 import type { ReturnPathMessage } from '../wire/return-path.ts';
 import { ReturnPathDecoder } from '../wire/return-path-decoder.ts';
@@ -58,10 +60,18 @@ import { AwaitedPages } from './awaited-pages.ts';
 import { BulkWindow } from './bulk-window.ts';
 import type { Capabilities } from './capabilities.ts';
 import { ControlQueue } from './control-queue.ts';
-import { type DeviceEncoder, encodePackage, RAM_SECTION_ID, type StreamMessage } from './device-state.ts';
+import {
+  type DeviceEncoder,
+  encodePackage,
+  RAM_SECTION_ID,
+  RUN_COMMAND,
+  type StreamMessage,
+} from './device-state.ts';
 import { DirtyPages } from './dirty-pages.ts';
 import { encodeDirtyDiscards } from './discards.ts';
+import { Handover } from './handover.ts';
 import { HeldPages } from './held-pages.ts';
+import { describeLostConnection, HOW_TO_RECOVER, LOOK_THERE } from './lost-connection.ts';
 import { MigrationError } from './migration-error.ts';
 import type { MigrationInfo } from './migration-info.ts';
 import { locateRequest, PageRequestQueue } from './page-request-queue.ts';
@@ -87,9 +97,6 @@ const SETTLE_MS = 1000;
 /** A destination that says nothing for so long during a recovery is not one, or is gone. */
 export const RECOVERY_SILENCE_MS = 30_000;
 
-const LOOK_THERE = 'It may run the guest: look there, and continue here with "cont" only if it does not';
-const HOW_TO_RECOVER = 'migrate_recover at the destination, then "migrate -r" here';
-
 type Phase =
   | 'idle'
   | 'precopy'
@@ -98,6 +105,7 @@ type Phase =
   | 'final'
   | 'saving'
   | 'handover'
+  | 'loading'
   | 'postcopy'
   | 'ending'
   | 'paused'
@@ -169,10 +177,7 @@ export class SourceMigration {
   #wasGuestRunning = false;
   #producedBytes = 0;
   #sentBytes = 0;
-  /** When so many bytes have been sent, the guest is the destination's. */
-  #handoverAt = Number.POSITIVE_INFINITY;
-  /** The destination has gone past the PING before RUN: it runs the guest, or is about to. */
-  #isPackageLoaded = false;
+  readonly #handover = new Handover();
   #settlingPing = 0;
   #settlingSinceMs = 0;
   #passStartedAtMs = 0;
@@ -236,7 +241,7 @@ export class SourceMigration {
 
   /** The destination has the guest and has run it: what is here is out of date. */
   get isGuestElsewhere(): boolean {
-    return this.#isPackageLoaded || (this.#status === 'completed' && this.#isPostcopyWanted);
+    return this.#handover.isGuestGone || (this.#status === 'completed' && this.#isPostcopyWanted);
   }
 
   /** The connection is lost, or was broken off: only `recover` goes on. What is still to be written is void. */
@@ -345,7 +350,7 @@ export class SourceMigration {
       for (const message of devices.messages) this.#queueMessage(message);
       this.#control.push(new Uint8Array(EOF_BYTES));
       // The destination need not wait for the description to run the guest.
-      this.#handoverAt = this.#producedBytes + this.#control.pendingBytes;
+      this.#handover.endsAt(this.#queuedBytes);
       this.#control.push(devices.description);
       this.#phase = 'ending';
     }
@@ -364,9 +369,18 @@ export class SourceMigration {
   sent(bytes: number, nowMs: number): void {
     if (this.#phase === 'paused') return;
     this.#sentBytes += bytes;
-    if (this.#sentBytes < this.#handoverAt || !Number.isNaN(this.#statistics.handedOverAtMs)) return;
+    if (
+      this.#phase === 'handover' &&
+      this.#status === 'device' &&
+      this.#handover.isPackageSent(this.#sentBytes)
+    )
+      this.#awaitLoading();
+    if (!this.#handover.isOver(this.#sentBytes) || !Number.isNaN(this.#statistics.handedOverAtMs)) return;
     this.#statistics.handedOverAtMs = nowMs;
-    if (this.#phase !== 'handover') return;
+    if (this.#phase === 'handover') this.#beginPostcopy(nowMs);
+  }
+
+  #beginPostcopy(nowMs: number): void {
     this.#phase = 'postcopy';
     this.#limiter.setLimit(this.#parameters['max-postcopy-bandwidth'], nowMs);
     this.#window.open(this.#producedBytes);
@@ -496,9 +510,7 @@ export class SourceMigration {
    */
   fill(target: Uint8Array, nowMs: number): number {
     assert(target.length >= MIN_FILL_BYTES);
-    if (this.#phase === 'recovering' && nowMs >= this.#heardAtMs + RECOVERY_SILENCE_MS) {
-      this.channelLost(new Error(`nothing was heard for ${RECOVERY_SILENCE_MS / 1000} s`), nowMs);
-    }
+    this.checkTime(nowMs);
     if (this.isOver || this.isPaused) return 0;
     const writer = new ByteWriter(target);
     this.#control.writeTo(writer);
@@ -506,18 +518,43 @@ export class SourceMigration {
       if (this.#phase === 'precopy') this.#fillPrecopy(writer, nowMs);
       else if (this.#phase === 'settling') this.#endSettling(nowMs);
       else if (this.#phase === 'final') this.#fillFinal(writer);
+      else if (this.#phase === 'loading') this.#fillLoading(writer, nowMs);
       else if (this.#phase === 'postcopy') this.#fillPostcopy(writer, nowMs);
       // What that has queued: the ping of a pass, or the one that is waited for.
       this.#control.writeTo(writer);
     }
     this.#producedBytes += writer.position;
     // In postcopy only what is pushed counts: a page that is asked for must not wait, nor make others wait.
-    if (!this.#isInPostcopy) this.#limiter.spend(writer.position);
+    if (!this.#isInPostcopy && this.#phase !== 'loading') this.#limiter.spend(writer.position);
     return writer.position;
+  }
+
+  /**
+   * Gives up a destination that has said nothing for too long. `fill` looks at the time by itself; a driver whose channel
+   * takes nothing more does not call that, and calls this at `givesUpAtMs`.
+   */
+  checkTime(nowMs: number): void {
+    if (nowMs < this.givesUpAtMs) return;
+    if (this.#phase === 'recovering') {
+      this.channelLost(new Error(`nothing was heard for ${RECOVERY_SILENCE_MS / 1000} s`), nowMs);
+    } else {
+      const what = `The destination has not loaded the state of the devices within ${this.#parameters['x-switchover-timeout']} ms`;
+      this.#fail(new MigrationError(`${what} (parameter x-switchover-timeout)`), nowMs);
+    }
+  }
+
+  /** When `checkTime` would give the destination up; Infinity if it would not. */
+  get givesUpAtMs(): number {
+    if (this.#phase === 'recovering') return this.#heardAtMs + RECOVERY_SILENCE_MS;
+    const isHandingOver = this.#phase === 'handover' || this.#phase === 'loading';
+    return isHandingOver
+      ? this.#handover.givesUpAtMs(this.#parameters['x-switchover-timeout'])
+      : Number.POSITIVE_INFINITY;
   }
 
   /** When `fill` may have something without any input before; Infinity if only an input can change that. */
   wakeAtMs(nowMs: number): number {
+    if (this.isOver || this.isPaused) return Number.POSITIVE_INFINITY;
     if (this.#control.pendingBytes > 0) return nowMs;
     if (this.#phase === 'precopy') {
       return Math.min(this.#limiter.readyAtMs(nowMs, MIN_PRECOPY_CHUNK_BYTES), this.#switchAtMs);
@@ -526,10 +563,9 @@ export class SourceMigration {
       const switchAtMs = this.#isPostcopyWanted ? nowMs : this.#switchAtMs;
       return Math.max(switchAtMs, this.#settlingSinceMs + SETTLE_MS);
     }
-    if (this.#phase === 'recovering') return this.#heardAtMs + RECOVERY_SILENCE_MS;
     if (this.#phase === 'postcopy' && this.#window.isOpen && !this.#isStarved && !this.#options.isPulled)
       return Math.max(this.#pushAtMs, this.#limiter.readyAtMs(nowMs, this.#window.pieceBytes));
-    return Number.POSITIVE_INFINITY;
+    return this.givesUpAtMs;
   }
 
   info(nowMs: number): MigrationInfo {
@@ -655,12 +691,36 @@ export class SourceMigration {
     }
     this.#queuePing(PingValue.DISCARDS_SENT, nowMs);
 
-    const messages = encodePackage(devices);
+    const holdsRun = !this.#handover.canHoldRunBack;
+    const messages = encodePackage(devices, holdsRun);
     const lengthBytes = messages.reduce((sum, { bytes }) => sum + bytes.length, 0);
     this.#queueCommand('PACKAGED', encodePackagedHeader(lengthBytes));
-    this.#pings.sent(PingValue.IN_PACKAGE, nowMs, this.#producedBytes);
+    for (const value of [PingValue.IN_PACKAGE, PingValue.PACKAGE_LOADED])
+      this.#pings.sent(value, nowMs, this.#producedBytes);
     for (const message of messages) this.#queueMessage(message);
-    this.#handoverAt = this.#producedBytes + this.#control.pendingBytes;
+    this.#handover.beginWithPackage(this.#queuedBytes, holdsRun, nowMs);
+    if (holdsRun) this.#queuePing(PingValue.PACKAGE_SENT, nowMs);
+    this.#phase = 'handover';
+  }
+
+  /** The destination has the package, and no leave to run the guest: it loads the devices. */
+  #awaitLoading(): void {
+    this.#phase = 'loading';
+    this.#ram.forgetBlock();
+    this.#move('postcopy-device');
+  }
+
+  /** Only what loading the devices touches: RUN must not wait behind anything else. */
+  #fillLoading(writer: ByteWriter, nowMs: number): void {
+    const before = writer.position;
+    this.#ram.writeRequested(writer, this.#requests, nowMs);
+    this.#statistics.postcopyBytes += writer.position - before;
+  }
+
+  /** The destination has loaded the package. */
+  #queueRun(nowMs: number): void {
+    this.#queueMessage(RUN_COMMAND);
+    this.#handover.endsAt(this.#queuedBytes);
     this.#queuePing(PingValue.PACKAGE_SENT, nowMs);
     this.#phase = 'handover';
   }
@@ -726,13 +786,16 @@ export class SourceMigration {
     switch (message.type) {
       case 'pong': {
         const pong = this.#pings.answered(message.value, nowMs);
-        if (pong === undefined) return;
+        if (pong === undefined) {
+          this.#handover.peerAnnounces(decodePeerFeatures(message.value) ?? 0);
+          return;
+        }
         this.#statistics.pingRoundTrip.record(pong.roundTripMs * 1000);
         if (this.#phase === 'settling' && message.value === this.#settlingPing) {
           if (this.#isSwitchDue(nowMs)) this.#pauseGuest(nowMs);
           else this.#endPass(nowMs, true);
         }
-        if (message.value === PingValue.IN_PACKAGE) this.#isPackageLoaded = true;
+        this.#heedAnswer(message.value, pong.position, nowMs);
         if (this.#phase === 'postcopy') this.#window.decoded(pong.position, pong.roundTripMs, nowMs);
         if (trace.isEnabled('source_return_path_thread_pong')) {
           trace.emit('source_return_path_thread_pong', {
@@ -761,6 +824,17 @@ export class SourceMigration {
     }
   }
 
+  #heedAnswer(value: number, position: number, nowMs: number): void {
+    const wasLoaded = this.#handover.isLoaded;
+    this.#handover.answered(value, position);
+    if (wasLoaded || !this.#handover.isLoaded) return;
+    if (this.#phase === 'loading') this.#queueRun(nowMs);
+    else {
+      const what = 'The destination says that it has loaded a package of which it has not got everything';
+      throw new StreamError('BAD_MESSAGE', what, this.#returnPathBytes, 'return path');
+    }
+  }
+
   #misplaced(message: ReturnPathMessage): StreamError {
     const what = `Message "${message.type}" has no place in state "${this.#status}"`;
     return new StreamError('BAD_MESSAGE', what, this.#returnPathBytes, 'return path');
@@ -770,7 +844,7 @@ export class SourceMigration {
     const at = this.#returnPathBytes;
     const { memory, trace } = this.#options;
     const place = locateRequest(memory.blocks, { idstr, start, lengthBytes }, at);
-    if (!['handover', 'postcopy', 'ending', 'recovering'].includes(this.#phase)) {
+    if (!['handover', 'loading', 'postcopy', 'ending', 'recovering'].includes(this.#phase)) {
       const what = `Cannot serve a request for pages of "${idstr}" in state "${this.#status}", not in postcopy`;
       throw new StreamError('BAD_MESSAGE', what, at, 'return path');
     }
@@ -805,10 +879,10 @@ export class SourceMigration {
       const what = `The destination says that it is done in state "${this.#status}", before it can be`;
       throw new StreamError('BAD_MESSAGE', what, this.#returnPathBytes, 'return path');
     }
-    if (this.#isPackageLoaded) {
+    if (this.#handover.isGuestGone) {
       this.channelLost(new MigrationError(`the destination reports failure (status ${status})`), nowMs);
     } else {
-      // Its answer to the PING before RUN would have come first: it never ran the guest.
+      // What shows that it has come to RUN would have come first: it never ran the guest.
       const why = `The destination refused the migration (status ${status}); its own message says why`;
       this.#fail(new MigrationError(why), nowMs);
     }
@@ -820,8 +894,8 @@ export class SourceMigration {
     heldPages.take(idstr, bytes, this.#returnPathBytes);
     const held = heldPages.bitmaps;
     if (held === undefined) return;
-    // It answers only because it has run the guest, also if its answer to the PING before RUN was lost.
-    this.#isPackageLoaded = true;
+    // It answers only because it has run the guest, also if what showed that before was lost.
+    this.#handover.guestIsGone();
     this.#pages.becomeAllBut(held);
     this.#traceBitmaps();
     this.#queueCommand('POSTCOPY_RESUME', encodeCommand(MigrationCommand.POSTCOPY_RESUME));
@@ -869,38 +943,37 @@ export class SourceMigration {
   }
 
   #whyInterrupted(why: string): string {
-    const { isPulled, isRecoverable } = this.#options;
-    if (isPulled) return `Connection lost: ${why}`;
-    const recover = isRecoverable ? `, and recover the migration: ${HOW_TO_RECOVER}` : '';
-    if (!this.#isPackageLoaded) {
-      const orRecover = isRecoverable ? `. If it does, recover the migration: ${HOW_TO_RECOVER}` : '';
-      return `Connection lost while the guest was handed over: ${why}. ${LOOK_THERE}${orRecover}`;
-    }
-    const lost = this.#phase === 'recovering' ? 'Recovery failed' : 'Connection lost in postcopy';
-    if (this.#pages.count === 0) {
-      const what = 'Every page has been sent, but the destination has not said that it has them';
-      const advice =
-        'If it says "completed", this process may end; else keep it: its memory is the only copy';
-      return `${lost}: ${why}. ${what}. ${advice}${recover}`;
-    }
-    const what = `The guest is at the destination; at least ${this.#pages.count} pages of it are only here`;
-    return `${lost}: ${why}. ${what}. Keep this process: its memory is the only copy of them${recover}`;
+    const { isPulled = false, isRecoverable = false } = this.#options;
+    return describeLostConnection({
+      why,
+      isPulled,
+      isRecoverable,
+      isGuestGone: this.#handover.isGuestGone,
+      wasRecovering: this.#phase === 'recovering',
+      remainingPages: this.#pages.count,
+    });
   }
 
   // ---- ends ------------------------------------------------------------------------------------------------
 
+  /** The guest has been handed over. */
   get #isInPostcopy(): boolean {
-    return this.#status.startsWith('postcopy-');
+    return this.#status.startsWith('postcopy-') && this.#status !== 'postcopy-device';
+  }
+
+  /** Where the stream will be when all that is queued has left. */
+  get #queuedBytes(): number {
+    return this.#producedBytes + this.#control.pendingBytes;
   }
 
   /** Whether the destination can have all it needs; the description behind EOF it does not. */
   get #isEverythingSent(): boolean {
     const isPrecopy = !this.#isInPostcopy;
-    return this.#phase === 'ending' && (isPrecopy ? this.#sentBytes >= this.#handoverAt : this.isFlushed);
+    return this.#phase === 'ending' && (isPrecopy ? this.#handover.isOver(this.#sentBytes) : this.isFlushed);
   }
 
   get #canTakeBack(): boolean {
-    return this.#sentBytes < this.#handoverAt && this.#phase !== 'over' && !this.#isInPostcopy;
+    return !this.#handover.isOver(this.#sentBytes) && this.#phase !== 'over' && !this.#isInPostcopy;
   }
 
   /** The migration is off and the guest stays here; only while it can be taken back, or the destination said so. */
@@ -954,7 +1027,7 @@ export class SourceMigration {
   #queuePing(value: number, nowMs: number): void {
     this.#tracePing(value);
     this.#queueCommand('PING', encodePing(value));
-    this.#pings.sent(value, nowMs, this.#producedBytes + this.#control.pendingBytes);
+    this.#pings.sent(value, nowMs, this.#queuedBytes);
   }
 
   #queueMessage(message: StreamMessage): void {

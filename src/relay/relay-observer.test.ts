@@ -1,6 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { EXAMPLE_MACHINE_TYPE, postcopyStream, precopyStream } from '../wire/example-stream.ts';
+import { encodeCommand, encodePackagedHeader, encodePing, MigrationCommand } from '../wire/commands.ts';
+import {
+  concatenate,
+  EXAMPLE_MACHINE_TYPE,
+  packageBytes,
+  postcopyStream,
+  precopyStream,
+} from '../wire/example-stream.ts';
 import { OpenStreamDecoder } from '../wire/open-stream-decoder.ts';
 import { MIN_STREAM_BUFFER_BYTES } from '../wire/stream-decoder.ts';
 import { RelayObserver } from './relay-observer.ts';
@@ -94,6 +101,31 @@ test('RelayObserver times a request until its last page has come down', () => {
   assert.deepEqual(discards, { commands: 1, ranges: 1, pages: 3 });
   rig.request(0x1000);
   assert.equal(rig.report.requests.late, 1);
+});
+
+test('RelayObserver leaves the guest at the source until RUN has passed, also where that follows the package', () => {
+  const run = encodeCommand(MigrationCommand.POSTCOPY_RUN);
+  const withoutRun = concatenate(
+    packageBytes.subarray(0, packageBytes.length - run.length),
+    encodePing(0x42),
+  );
+  const packageStart = packageEnd - packageBytes.length - encodePackagedHeader(0).length;
+  const rig = new Rig();
+  rig.connect();
+  rig.send(postcopyStream.subarray(0, packageStart));
+  rig.send(concatenate(encodePackagedHeader(withoutRun.length), withoutRun));
+  assert.equal(rig.observer.state, 'postcopy-device');
+  assert.ok(!rig.observer.isPostcopy);
+  rig.send(run);
+  assert.ok(rig.observer.isPostcopy);
+  rig.send(postcopyStream.subarray(packageEnd));
+  assert.deepEqual(rig.states, ['setup', 'active', 'device', 'postcopy-device', 'postcopy-active']);
+  assert.deepEqual(rig.report.postcopyPages, { normal: 3, zero: 2, xbzrle: 0, again: 5 });
+
+  const twice = new Rig();
+  twice.connect();
+  twice.send(postcopyStream.subarray(0, packageEnd));
+  assert.throws(() => twice.send(run), /POSTCOPY_RUN has no place here: it has come before/);
 });
 
 test('RelayObserver goes on over a recovery, in which lost pages come again', () => {

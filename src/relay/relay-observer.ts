@@ -52,6 +52,8 @@ export class RelayObserver implements OpenStreamHandler {
   #blocks: readonly AnnouncedRamBlock[] = [];
   #state: RelayState = 'none';
   #isPostcopy = false;
+  /** The package has passed: pages are placed, and asked for. */
+  #isListening = false;
   #isReturnPathOpen = false;
   #shutStatus: number | undefined;
   #connections = 0;
@@ -69,7 +71,7 @@ export class RelayObserver implements OpenStreamHandler {
     return this.#state;
   }
 
-  /** Whether the guest may run at the destination: the package has passed. */
+  /** Whether the guest may run at the destination: RUN has passed, in the package or behind it. */
   get isPostcopy(): boolean {
     return this.#isPostcopy;
   }
@@ -171,13 +173,12 @@ export class RelayObserver implements OpenStreamHandler {
   recovery(): void {
     this.#isReturnPathOpen = true;
     this.#isPostcopy = true;
-    this.#census.isPostcopy = true;
-    this.#census.part = this.#postcopyPages;
+    this.#listen();
     this.#move('postcopy-recover');
   }
 
   sectionStart(type: 'start' | 'part' | 'end'): void {
-    if (type === 'end' && !this.#isPostcopy) this.#move('device');
+    if (type === 'end' && !this.#isListening) this.#move('device');
   }
 
   sectionEnd(type: 'start' | 'part' | 'end'): void {
@@ -191,12 +192,12 @@ export class RelayObserver implements OpenStreamHandler {
 
   page(blockIndex: number, offset: number): void {
     this.#census.add('normal', blockIndex, offset);
-    if (this.#isPostcopy) this.#arrive(blockIndex, offset);
+    if (this.#isListening) this.#arrive(blockIndex, offset);
   }
 
   zeroPage(blockIndex: number, offset: number): void {
     this.#census.add('zero', blockIndex, offset);
-    if (this.#isPostcopy) this.#arrive(blockIndex, offset);
+    if (this.#isListening) this.#arrive(blockIndex, offset);
   }
 
   xbzrlePage(blockIndex: number, offset: number): void {
@@ -243,6 +244,9 @@ export class RelayObserver implements OpenStreamHandler {
         this.#deviceStateBytes += command.lengthBytes;
         this.#onPackage();
         return;
+      case 'postcopy-run':
+        this.#guestLeaves();
+        return;
       default:
         return;
     }
@@ -250,11 +254,10 @@ export class RelayObserver implements OpenStreamHandler {
 
   packageBytes(): void {}
 
-  packageEnd(): void {
-    this.#isPostcopy = true;
-    this.#census.isPostcopy = true;
-    this.#census.part = this.#postcopyPages;
-    this.#move('postcopy-active');
+  packageEnd(_at: number, holdsRun: boolean): void {
+    this.#listen();
+    if (holdsRun) this.#guestLeaves();
+    else this.#move('postcopy-device');
   }
 
   tailBytes(_position: number, lengthBytes: number): void {
@@ -262,6 +265,17 @@ export class RelayObserver implements OpenStreamHandler {
   }
 
   eof(): void {}
+
+  #listen(): void {
+    this.#isListening = true;
+    this.#census.isPostcopy = true;
+    this.#census.part = this.#postcopyPages;
+  }
+
+  #guestLeaves(): void {
+    this.#isPostcopy = true;
+    this.#move('postcopy-active');
+  }
 
   // ---- inside ----------------------------------------------------------------------------------------------
 

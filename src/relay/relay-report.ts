@@ -11,6 +11,7 @@ export type RelayState =
   | 'setup'
   | 'active'
   | 'device'
+  | 'postcopy-device'
   | 'postcopy-active'
   | 'postcopy-paused'
   | 'postcopy-recover'

@@ -17,7 +17,6 @@ import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { DestinationMigration } from '../migration/destination.ts';
 import { MigrationError } from '../migration/migration-error.ts';
 import { RequestTimes } from '../migration/page-requests.ts';
-import { RECOVERY_SILENCE_MS } from '../migration/source.ts';
 import { monotonicMs } from './clock.ts';
 import { MappedDestinationMemory } from './destination-memory.ts';
 import { FaultThreadControl } from './fault-thread-control.ts';
@@ -118,11 +117,11 @@ function step(): void {
   const free = engine.free();
   polls.set(0, free.length > 0 ? fd : -1, PollEvent.IN);
   polls.set(1, data.wakeFd, PollEvent.IN);
-  const waitMs = engine.status === 'postcopy-recover' ? RECOVERY_SILENCE_MS : -1;
+  const { silenceLimitMs } = engine;
   const sinceMs = monotonicMs();
-  polls.wait(waitMs);
-  if (waitMs > 0 && monotonicMs() - sinceMs >= waitMs) {
-    engine.channelLost(new MigrationError(`nothing was heard for ${waitMs / 1000} s`), monotonicMs());
+  polls.wait(silenceLimitMs < Number.POSITIVE_INFINITY ? silenceLimitMs : -1);
+  if (monotonicMs() - sinceMs >= silenceLimitMs) {
+    engine.channelLost(new MigrationError(`nothing was heard for ${silenceLimitMs / 1000} s`), monotonicMs());
     return;
   }
   if (polls.ready(1) !== 0) drainEventfd(data.wakeFd);

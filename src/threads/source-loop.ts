@@ -114,6 +114,7 @@ export class SourceLoop {
       this.#takeReply(reply);
     if (this.#isClosing) return;
     const isBlocked = this.#isFdOpen && !this.#engine.isOver && !this.#write();
+    if (isBlocked) this.#engine.checkTime(monotonicMs());
     if (this.#isFdOpen && this.#engine.isFlushed && !this.#data.hasReturnPath) this.#flush();
     this.#wait(isBlocked);
     if (this.#polls.ready(1) !== 0) {
@@ -156,7 +157,7 @@ export class SourceLoop {
     this.#polls.set(1, this.#data.wakeFd, PollEvent.IN);
     const nowMs = monotonicMs();
     if (this.#engine.isOver) this.#polls.wait(this.#machine.hasUnanswered ? -1 : 0);
-    else if (isBlocked) this.#polls.wait(-1);
+    else if (isBlocked) this.#polls.wait(Math.max(0, this.#engine.givesUpAtMs - nowMs));
     else this.#polls.wait(this.#isIdle ? Math.max(0, this.#engine.wakeAtMs(nowMs) - nowMs) : 0);
   }
 

@@ -35,7 +35,7 @@ const ALLOWED: Record<Phase, ReadonlySet<CommandType>> = {
     'enable-colo',
     'switchover-start',
   ]),
-  postcopy: new Set<CommandType>(['ping']),
+  postcopy: new Set<CommandType>(['ping', 'postcopy-run']),
   package: new Set<CommandType>(['postcopy-listen', 'ping', 'postcopy-run']),
   resumed: new Set<CommandType>(['ping', 'recv-bitmap', 'postcopy-resume']),
 };
@@ -56,6 +56,7 @@ export class CommandDecoder {
   #phase: Phase;
   #isReturnPathOpen = false;
   #isAdvised = false;
+  #isRunSeen = false;
   #package: CollectedBytes | null = null;
 
   constructor(
@@ -99,6 +100,11 @@ export class CommandDecoder {
     }
   }
 
+  /** The package that has passed ends with RUN: none may follow it. */
+  sawRun(): void {
+    this.#isRunSeen = true;
+  }
+
   /** The same for who only looks on: the bytes of a package are left in the input, and no feature is refused. */
   stepForeign(ram: RamProgress): DecodedCommand | null {
     const command = this.#decode(ram);
@@ -137,6 +143,7 @@ export class CommandDecoder {
     if (command.type === 'open-return-path') this.#isReturnPathOpen = true;
     if (command.type === 'postcopy-advise' || command.type === 'postcopy-advise-bitmaps')
       this.#isAdvised = true;
+    if (command.type === 'postcopy-run') this.#isRunSeen = true;
   }
 
   #stepPackage(collected: CollectedBytes): Command | null {
@@ -188,6 +195,8 @@ export class CommandDecoder {
         if (!this.#isAdvised) return 'postcopy was not advised';
         if (!isRamStarted) return 'RAM has not started';
         return isRamComplete ? 'RAM is complete' : null;
+      case 'postcopy-run':
+        return this.#isRunSeen ? 'it has come before' : null;
       default:
         return null;
     }

@@ -21,7 +21,7 @@ import { CommandDecoder } from './command-decoder.ts';
 import { ConfigurationDecoder } from './configuration-decoder.ts';
 import { InputBuffer } from './input-buffer.ts';
 import type { OpenStreamHandler } from './open-stream-handler.ts';
-import { PACKAGE_FIRST_BYTES } from './package.ts';
+import { endsWithRun, PACKAGE_FIRST_BYTES, RUN_BYTES } from './package.ts';
 import { TARGET_PAGE_BYTES } from './ram-record.ts';
 import { RamRecordDecoder } from './ram-record-decoder.ts';
 import { decodeSectionHeader } from './section-header.ts';
@@ -110,6 +110,8 @@ export class OpenStreamDecoder {
   #pageSizeSummary = 0;
   #packageBytes = 0;
   #packageMissingBytes = 0;
+  /** The last bytes of the package, as far as it has come. */
+  #packageTail: Uint8Array = new Uint8Array(0);
 
   constructor(options: OpenStreamDecoderOptions) {
     const { buffer, handler, accept = 'any', continued, fileOffset = 0 } = options;
@@ -478,7 +480,9 @@ export class OpenStreamDecoder {
     const input = this.#input;
     if (this.#packageMissingBytes === 0) {
       this.#state = 'section-type';
-      this.#handler.packageEnd(input.at(input.position));
+      const holdsRun = endsWithRun(this.#packageTail);
+      if (holdsRun) this.#commands!.sawRun();
+      this.#handler.packageEnd(input.at(input.position), holdsRun);
       return true;
     }
     if (this.#packageMissingBytes === this.#packageBytes && !this.#isPackageBegun()) return false;
@@ -487,6 +491,8 @@ export class OpenStreamDecoder {
     const { position } = input;
     input.position += pieceBytes;
     this.#packageMissingBytes -= pieceBytes;
+    const lastBytes = input.bytes.subarray(Math.max(position, input.position - RUN_BYTES), input.position);
+    this.#packageTail = Buffer.concat([this.#packageTail, lastBytes]).subarray(-RUN_BYTES);
     this.#handler.packageBytes(position, pieceBytes, input.at(position));
     return true;
   }

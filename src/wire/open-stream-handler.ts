@@ -53,7 +53,7 @@ export interface OpenStreamHandler {
   /** A piece of the package: the device state of a postcopy (see package.ts). */
   packageBytes(position: number, lengthBytes: number, at: number): void;
   /** The package is complete. @param at one past it */
-  packageEnd(at: number): void;
+  packageEnd(at: number, holdsRun: boolean): void;
   /**
    * A piece of what follows RAM in a precopy: device state, EOF and description, which only who knows the devices can
    * tell apart, or who has it all (see device-tail.ts).

@@ -16,8 +16,8 @@ test('openPackage() takes out the device sections', () => {
 });
 
 test('openPackage() knows the pings of older and newer sources', () => {
-  for (const pings of [[PING_3], [PING_3, PING_42], []]) {
-    const { deviceSections: taken } = openPackage(concatenate(LISTEN, deviceSections, ...pings, RUN));
+  for (const last of [[PING_3, RUN], [PING_3, PING_42, RUN], [RUN], [PING_3, PING_42]]) {
+    const { deviceSections: taken } = openPackage(concatenate(LISTEN, deviceSections, ...last));
     assert.deepEqual(Uint8Array.from(taken), deviceSections);
   }
 });

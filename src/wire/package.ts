@@ -4,8 +4,8 @@
  *   POSTCOPY_LISTEN
  *   FULL section for each device   not delimited; no EOF and no description follow
  *   PING 3
- *   PING 0x42                      QEMU 10.2 and later
- *   POSTCOPY_RUN
+ *   PING 0x42                      QEMU 10.2 and later, and we
+ *   POSTCOPY_RUN                   unless it follows behind the package, as between two of ours
  *
  * Since its length is known the device sections can be taken out as a whole, by whoever knows none of the devices.
  * Source: QEMU migration/savevm.c, qemu_savevm_send_packaged(); migration/migration.c, postcopy_start().
@@ -13,16 +13,22 @@
 import { COMMAND_HEADER_BYTES, encodeCommand, encodePing, MigrationCommand, PingValue } from './commands.ts';
 import { StreamError } from './stream-error.ts';
 
-const RUN_BYTES = COMMAND_HEADER_BYTES;
+export const RUN_BYTES = COMMAND_HEADER_BYTES;
 
 /** What every package begins with. */
 export const PACKAGE_FIRST_BYTES = encodeCommand(MigrationCommand.POSTCOPY_LISTEN);
 
-const PACKAGE_LAST_BYTES = [
-  [encodePing(PingValue.IN_PACKAGE), encodePing(PingValue.PACKAGE_LOADED)],
-  [encodePing(PingValue.IN_PACKAGE)],
-  [],
-].map((pings) => Buffer.concat([...pings, encodeCommand(MigrationCommand.POSTCOPY_RUN)]));
+const RUN = encodeCommand(MigrationCommand.POSTCOPY_RUN);
+const PINGS = [encodePing(PingValue.IN_PACKAGE), encodePing(PingValue.PACKAGE_LOADED)] as const;
+
+const PACKAGE_LAST_BYTES = [[...PINGS, RUN], [PINGS[0], RUN], [RUN], PINGS].map((last) =>
+  Buffer.concat(last),
+);
+
+/** @param lastBytes of a package, at least `RUN_BYTES` of them, if it has so many */
+export function endsWithRun(lastBytes: Uint8Array): boolean {
+  return Buffer.compare(lastBytes.subarray(-RUN_BYTES), RUN) === 0;
+}
 
 /** What a package consists of; positions are in the package. */
 export interface OpenedPackage {
@@ -54,7 +60,7 @@ export function openPackage(bytes: Uint8Array, at?: number): OpenedPackage {
     return { deviceSections: bytes.subarray(devicesAt, commandsAt), devicesAt, commandsAt };
   }
   return fail(
-    'The package must end with PING 3, maybe PING 0x42, and POSTCOPY_RUN',
+    'The package must end with PING 3, maybe PING 0x42, and POSTCOPY_RUN if that does not follow PING 0x42 behind it',
     Math.max(0, bytes.length - RUN_BYTES),
   );
 }

@@ -14,7 +14,7 @@
  * hostile: every length has a limit, every block and range is checked against ours.
  *
  * A package (`embedded`) is a stream of its own: no configuration, only commands and device sections, and it ends with
- * POSTCOPY_RUN. A recovered stream (`resumed`) has no configuration either and is in the postcopy phase at once.
+ * POSTCOPY_RUN, or behind any of them if RUN follows in the stream. A recovered stream (`resumed`) has no configuration either and is in the postcopy phase at once.
  */
 import assert from 'node:assert/strict';
 import { hex } from './ascii-text.ts';
@@ -202,9 +202,9 @@ export class StreamDecoder {
         this.#state = 'ended';
         return;
       default: {
-        const what = this.#isEmbedded
-          ? 'The package ended before POSTCOPY_RUN'
-          : `The stream ended in the middle of ${IN_THE_MIDDLE_OF[this.#state]}`;
+        if (this.#isEmbedded && this.#state === 'section-type' && this.#input.available === 0) return;
+        const stream = this.#isEmbedded ? 'package' : 'stream';
+        const what = `The ${stream} ended in the middle of ${IN_THE_MIDDLE_OF[this.#state]}`;
         throw this.#input.error('TRUNCATED', what, this.#input.end);
       }
     }
@@ -370,7 +370,7 @@ export class StreamDecoder {
     if (command === null) return false;
     this.#state = 'section-type';
     if (command.type === 'postcopy-advise') this.#memSize.isPostcopyAdvised = true;
-    if (command.type === 'postcopy-run') {
+    if (command.type === 'postcopy-run' && this.#isEmbedded) {
       // Nothing may run on the word of a package that is not exactly what it said to be.
       if (this.#input.available > 0) {
         throw this.#error('BAD_LENGTH', `${this.#input.available} bytes follow POSTCOPY_RUN`);

@@ -32,8 +32,14 @@ suite('postcopy', { timeout: 400_000 }, () => {
 
       await proveMove(pair);
       assert.equal((await source.info())['x-postcopy-cause'], 'start-time');
-      const destinationEvents = destination.qmp.eventNames.slice(0, 4);
-      assert.deepEqual(destinationEvents, ['active', 'postcopy-active', 'RESUME', 'completed']);
+      const destinationEvents = destination.qmp.eventNames.slice(0, 5);
+      assert.deepEqual(destinationEvents, [
+        'active',
+        'postcopy-device',
+        'postcopy-active',
+        'RESUME',
+        'completed',
+      ]);
       await quitBoth(pair);
     });
   }
@@ -73,10 +79,11 @@ suite('postcopy', { timeout: 400_000 }, () => {
       'STOP',
       'PASS 2',
       'device',
+      'postcopy-device',
       'postcopy-active',
       'completed',
     ]);
-    const there = ['setup', 'active', 'postcopy-active', 'RESUME', 'completed'];
+    const there = ['setup', 'active', 'postcopy-device', 'postcopy-active', 'RESUME', 'completed'];
     assert.deepEqual(pair.destination.qmp.eventNames, there);
   });
 

@@ -110,7 +110,7 @@ suite('postcopy relay', { timeout: 400_000 }, () => {
     assert((report.requests.latencyUs?.count ?? 0) + report.requests.late > 0);
     assert.deepEqual(
       report.states.map(({ state }) => state),
-      ['setup', 'active', 'device', 'postcopy-active', 'completed'],
+      ['setup', 'active', 'device', 'postcopy-device', 'postcopy-active', 'completed'],
     );
     await proveMove(relayed);
     await quitBoth(relayed);

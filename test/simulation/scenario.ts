@@ -118,11 +118,12 @@ function planDeeds(random: Random, passMs: number, isPostcopyOn: boolean): Plann
     });
   };
   if (isPostcopyOn && random.chance(0.75)) plan('start-postcopy', ['setup', 'active']);
-  if (random.chance(0.12)) plan('cancel', ['active', 'device', 'postcopy-active']);
+  if (random.chance(0.12)) plan('cancel', ['active', 'device', 'postcopy-device', 'postcopy-active']);
   if (isPostcopyOn && random.chance(0.2)) plan('cut', ['postcopy-active']);
   if (isPostcopyOn && random.chance(0.05))
     plan(random.pick(['pause-source', 'pause-destination'] as const), ['postcopy-active']);
-  if (random.chance(0.2)) plan('cut', ['active', 'device', 'postcopy-active', 'postcopy-active']);
+  if (random.chance(0.2))
+    plan('cut', ['active', 'device', 'postcopy-device', 'postcopy-active', 'postcopy-active']);
   if (random.chance(0.2)) plan('set-parameters', ['active', 'postcopy-active']);
   if (random.chance(0.2)) plan('query', ['setup', 'device', 'postcopy-active', 'completed']);
   return deeds;

@@ -1,13 +1,61 @@
 /**
- * A network between two processes of a test, which can be slow, and can break and come back.
+ * A network between two processes of a test, which can be slow, can break and come back, and can hold back what follows
+ * a certain point of a stream.
  */
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { atEnd } from './cleanup.ts';
 
+/** Where one direction stops. */
+class Barrier {
+  #before: Buffer | undefined;
+  #seen = Buffer.alloc(0);
+  #isHolding = false;
+  #release = () => {};
+
+  /** From the next occurrence of these bytes on, nothing passes. */
+  holdBefore(bytes: Buffer): void {
+    this.#before = bytes;
+  }
+
+  get isHolding(): boolean {
+    return this.#isHolding;
+  }
+
+  letThrough(): void {
+    this.#before = undefined;
+    this.#isHolding = false;
+    this.#release();
+  }
+
+  /** Waits where it must. The bytes may come in pieces: a part of them passes then. */
+  async pass(chunk: Buffer, write: (piece: Buffer) => void): Promise<void> {
+    if (this.#isHolding) await this.#wait();
+    const before = this.#before;
+    const seen = Buffer.concat([this.#seen, chunk]);
+    const at = before === undefined ? -1 : seen.indexOf(before);
+    this.#seen = seen.subarray(seen.length - Math.min(seen.length, (before?.length ?? 1) - 1));
+    const passes = at < 0 ? chunk.length : Math.max(0, at - (seen.length - chunk.length));
+    if (passes > 0) write(chunk.subarray(0, passes));
+    if (passes === chunk.length) return;
+    this.#isHolding = true;
+    await this.#wait();
+    write(chunk.subarray(passes));
+  }
+
+  #wait(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#release = resolve;
+    });
+  }
+}
+
 export class TcpProxy {
-  readonly #targetPort: number;
+  /** The stream of the source. */
+  readonly stream = new Barrier();
+  readonly returnPath = new Barrier();
+  readonly targetPort: number;
   readonly #bytesPerSecond: number;
   readonly #sockets = new Set<Socket>();
   #server: Server | undefined;
@@ -27,7 +75,7 @@ export class TcpProxy {
   }
 
   private constructor(targetPort: number, bytesPerSecond: number) {
-    this.#targetPort = targetPort;
+    this.targetPort = targetPort;
     this.#bytesPerSecond = bytesPerSecond;
   }
 
@@ -55,7 +103,7 @@ export class TcpProxy {
   }
 
   #join(source: Socket): void {
-    const destination = connect(this.#targetPort, '127.0.0.1');
+    const destination = connect(this.targetPort, '127.0.0.1');
     for (const [socket, other] of [
       [source, destination],
       [destination, source],
@@ -67,20 +115,22 @@ export class TcpProxy {
         other.destroy();
       });
     }
-    destination.pipe(source);
-    void this.#carry(source, destination);
+    void this.#carry(destination, source, this.returnPath, Infinity);
+    void this.#carry(source, destination, this.stream, this.#bytesPerSecond);
   }
 
-  async #carry(source: Socket, destination: Socket): Promise<void> {
+  async #carry(from: Socket, to: Socket, barrier: Barrier, bytesPerSecond: number): Promise<void> {
     try {
-      for await (const chunk of source) {
-        const isRoomy = destination.write(chunk as Buffer);
-        if (!isRoomy)
-          await new Promise((resolve) => destination.once('drain', resolve).once('close', resolve));
-        const waitMs = ((chunk as Buffer).length / this.#bytesPerSecond) * 1000;
+      for await (const chunk of from) {
+        let isRoomy = true;
+        await barrier.pass(chunk as Buffer, (piece) => {
+          isRoomy = to.write(piece);
+        });
+        if (!isRoomy) await new Promise((resolve) => to.once('drain', resolve).once('close', resolve));
+        const waitMs = ((chunk as Buffer).length / bytesPerSecond) * 1000;
         if (waitMs > 0) await sleep(waitMs);
       }
-      destination.end();
+      to.end();
     } catch {
       // Its connection was broken, and the other is with it.
     }
