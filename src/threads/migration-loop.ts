@@ -6,8 +6,7 @@ import type { Trace, TraceEvents, TraceName } from '../telemetry/trace-events.ts
 import { monotonicMs } from './clock.ts';
 import type { MigrationNotice, MigrationOrder } from './messages.ts';
 
-/** A peer that acknowledges nothing for so long is gone, or the network to it is. */
-export const PEER_TIMEOUT_MS = 60_000;
+export { PEER_TIMEOUT_MS } from '../transport/socket-channel.ts';
 
 /** Trace points of a migration thread: those that are on are posted to the main thread. */
 export class PortTrace implements Trace {

@@ -10,6 +10,7 @@ import { openFileForWriting } from './file-channel.ts';
 import { openGivenFd } from './given-fd-channel.ts';
 import { type MigrationUri, parseMigrationUri } from './parse-uri.ts';
 import { KEEP_ALIVE_DELAY_MS, takeSocket } from './socket-channel.ts';
+import { checkTlsScheme, secureChannel, type TlsOptions } from './tls-channel.ts';
 import { abortFailure, failure, systemFailure, TransportError, throwIfAborted } from './transport-error.ts';
 
 export const DEFAULT_CONNECT_TIMEOUT_MS = 30_000;
@@ -21,6 +22,8 @@ export interface ConnectOptions {
   readonly signal?: AbortSignal | undefined;
   /** Time for names and connections together, after which it fails with `ETIMEDOUT`. Default: 30 seconds. */
   readonly timeoutMs?: number | undefined;
+  /** Protects the connection. Default: nothing does. */
+  readonly tls?: TlsOptions | undefined;
 }
 
 /**
@@ -31,7 +34,14 @@ export async function connectChannel(
   target: string | MigrationUri,
   options: ConnectOptions = {},
 ): Promise<Channel> {
+  const { tls, signal } = options;
   const uri = typeof target === 'string' ? parseMigrationUri(target) : target;
+  if (tls !== undefined) checkTlsScheme('open', uri);
+  const plain = await connectPlain(uri, options);
+  return tls === undefined ? plain : await secureChannel(plain, { tls, action: 'open', uri, signal });
+}
+
+async function connectPlain(uri: MigrationUri, options: ConnectOptions): Promise<Channel> {
   throwIfAborted('open', uri, options.signal);
   try {
     switch (uri.scheme) {

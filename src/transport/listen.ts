@@ -5,7 +5,7 @@
  */
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { createServer, type ListenOptions } from 'node:net';
+import { createServer, type ListenOptions as SocketOptions } from 'node:net';
 import { dirname } from 'node:path';
 import { openCommand } from './exec-channel.ts';
 import { openFileForReading } from './file-channel.ts';
@@ -16,14 +16,30 @@ import { SingleChannelListener } from './single-channel-listener.ts';
 import { KEEP_ALIVE_DELAY_MS } from './socket-channel.ts';
 import { SocketListener } from './socket-listener.ts';
 import { removeStaleSocket } from './stale-socket.ts';
+import { checkTlsScheme, type TlsOptions } from './tls-channel.ts';
+import { TlsListener } from './tls-listener.ts';
 import { codeOf, failure, systemFailure, TransportError } from './transport-error.ts';
+
+export interface ListenOptions {
+  /** Protects the connections; those that do not shake hands are refused. Default: nothing does. */
+  readonly tls?: TlsOptions | undefined;
+}
 
 /**
  * @throws {UriError} if the text is not a URI
  * @throws {TransportError} `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `ENOENT`, `EBADF`, …
  */
-export async function listenChannel(target: string | MigrationUri): Promise<Listener> {
+export async function listenChannel(
+  target: string | MigrationUri,
+  { tls }: ListenOptions = {},
+): Promise<Listener> {
   const uri = typeof target === 'string' ? parseMigrationUri(target) : target;
+  if (tls !== undefined) checkTlsScheme('listen', uri);
+  const plain = await listenPlain(uri);
+  return tls === undefined ? plain : new TlsListener(plain, parseMigrationUri(plain.address), tls);
+}
+
+async function listenPlain(uri: MigrationUri): Promise<Listener> {
   try {
     switch (uri.scheme) {
       case 'tcp':
@@ -58,7 +74,7 @@ async function listenUnix(uri: MigrationUri & { scheme: 'unix' }): Promise<Liste
   }
 }
 
-async function listenSocket(uri: MigrationUri, options: ListenOptions): Promise<Listener> {
+async function listenSocket(uri: MigrationUri, options: SocketOptions): Promise<Listener> {
   const server = createServer({
     pauseOnConnect: true,
     noDelay: true,

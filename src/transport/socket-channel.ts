@@ -12,6 +12,8 @@ import { formatMigrationUri, type MigrationUri } from './parse-uri.ts';
 
 /** An idle connection is probed after this time; libuv sends 10 probes, one a second. */
 export const KEEP_ALIVE_DELAY_MS = 10_000;
+/** A peer that acknowledges nothing for so long is gone, or the network to it is. */
+export const PEER_TIMEOUT_MS = 60_000;
 
 /**
  * @param uri what the peer is called when it has no address of its own

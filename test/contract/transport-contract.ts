@@ -10,8 +10,8 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, readdirSync, readSync } from 'node:fs';
 import { test } from 'node:test';
 import type { Channel } from '../../src/transport/channel.ts';
-import { connectChannel } from '../../src/transport/connect.ts';
-import { listenChannel } from '../../src/transport/listen.ts';
+import { type ConnectOptions, connectChannel } from '../../src/transport/connect.ts';
+import { type ListenOptions, listenChannel } from '../../src/transport/listen.ts';
 import type { Listener } from '../../src/transport/listener.ts';
 import { skipUnless } from '../support/requirements.ts';
 import {
@@ -39,6 +39,10 @@ export interface TransportUnderTest {
   readonly kind: 'duplex' | 'pipe' | 'stored';
   /** Why it cannot be tested on this host. */
   readonly whyNot?: string | undefined;
+  /** How both ends are protected; the folder of it is made by the suite. */
+  readonly tls?: { readonly listen: ListenOptions; readonly connect: ConnectOptions } | undefined;
+  /** How often to open and close in search of leaks. Default: 50. */
+  readonly rounds?: number;
   prepare(): Promise<Addresses>;
   /** What `peer` says at each end. */
   readonly sourcePeer: RegExp;
@@ -125,7 +129,7 @@ export function testTransport(transport: TransportUnderTest): void {
     const once = () => withEnds(transport, async (_, openDestination) => void (await openDestination()));
     await once();
     const before = openFds();
-    for (let round = 0; round < MANY; round++) await once();
+    for (let round = 0; round < (transport.rounds ?? MANY); round++) await once();
     await until(() => openFds() <= before, 'descriptors to be closed');
   });
 
@@ -234,17 +238,18 @@ async function withEnds(
       let listener: Listener | undefined;
       let accepted: Promise<Channel> | undefined;
       const openDestination = async () => {
-        listener ??= await listenChannel(incoming);
+        listener ??= await listenChannel(incoming, transport.tls?.listen);
         accepted ??= listener.accept().then(keep);
         return accepted;
       };
 
       try {
         if (transport.kind !== 'stored') {
-          listener = await listenChannel(incoming);
+          listener = await listenChannel(incoming, transport.tls?.listen);
           accepted = listener.accept().then(keep);
         }
-        const source = keep(await connectChannel(outgoing ?? listener?.address ?? incoming));
+        const target = outgoing ?? listener?.address ?? incoming;
+        const source = keep(await connectChannel(target, transport.tls?.connect));
         await body(source, openDestination, () => listener as Listener);
       } finally {
         listener?.close();

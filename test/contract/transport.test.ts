@@ -5,9 +5,13 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { after } from 'node:test';
 import { pipeCloexec } from '../../src/linux/fd.ts';
+import { TlsObjects, type TlsSettings } from '../../src/tls/tls-objects.ts';
+import type { TlsEndpoint } from '../../src/tls/x509-credentials.ts';
 import { connectChannel } from '../../src/transport/connect.ts';
 import { listenChannel } from '../../src/transport/listen.ts';
+import { writeX509Folder } from '../support/certificates.ts';
 import { testConnections } from './transport-connection-contract.ts';
 import { type TransportUnderTest, testTransport } from './transport-contract.ts';
 
@@ -87,8 +91,26 @@ const file: TransportUnderTest = {
   destinationPeer: /^file:.*vm\.stream$/,
 };
 
-for (const transport of [tcp, tcp6, unix, fdOfSocket, fdOfPipe, exec, file]) testTransport(transport);
-for (const transport of [tcp, tcp6, unix]) testConnections(transport);
+const x509Folder = mkdtempSync(join(tmpdir(), 'postcopy-'));
+after(() => rmSync(x509Folder, { recursive: true }));
+writeX509Folder(x509Folder);
+const objects = new TlsObjects();
+for (const endpoint of ['server', 'client'])
+  objects.add({ 'qom-type': 'tls-creds-x509', id: endpoint, dir: x509Folder, endpoint });
+const tlsOf = (endpoint: TlsEndpoint) => {
+  const settings = objects.settings(endpoint, { credentials: endpoint, hostname: '', authorization: '' });
+  return { tls: { settings: settings as TlsSettings } };
+};
+
+const tls: TransportUnderTest = {
+  ...tcp,
+  name: 'tcp with TLS',
+  tls: { listen: tlsOf('server'), connect: tlsOf('client') },
+  rounds: 8,
+};
+
+for (const transport of [tls, tcp, tcp6, unix, fdOfSocket, fdOfPipe, exec, file]) testTransport(transport);
+for (const transport of [tls, tcp, tcp6, unix]) testConnections(transport);
 
 function inFolder<Addresses extends object>(addressesIn: (folder: string) => Addresses) {
   const folder = mkdtempSync(join(tmpdir(), 'postcopy-'));
