@@ -2,7 +2,7 @@
  * How long the guest stands still, from its last instruction at the source to its first at the destination: at the switch
  * to postcopy, and when precopy converges on a guest that writes little or much.
  */
-import type { Parameter } from '../src/migration/parameters.ts';
+import type { Parameters } from '../src/migration/parameters.ts';
 import type { Benchmark, Figures } from './bench.ts';
 import type { GuestSettings } from './remote-vm.ts';
 import { withTwoVms } from './two-vms.ts';
@@ -30,11 +30,7 @@ export const downtime: Benchmark = {
   },
 };
 
-function move(
-  guest: GuestSettings,
-  postcopy: boolean,
-  parameters: Partial<Record<Parameter, number>>,
-): Promise<Figures> {
+function move(guest: GuestSettings, postcopy: boolean, parameters: Partial<Parameters>): Promise<Figures> {
   return withTwoVms(guest, async ({ source, migrate }) => {
     await source.configure(postcopy, parameters);
     const infos = await migrate();

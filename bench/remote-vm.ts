@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { guestImagePath } from '../src/cli/package-info.ts';
 import type { MigrationInfo } from '../src/migration/migration-info.ts';
-import type { Parameter } from '../src/migration/parameters.ts';
+import type { Parameters } from '../src/migration/parameters.ts';
 import type { MigrationStatus } from '../src/migration/states.ts';
 import type { VirtualMachineOptions } from '../src/vm/virtual-machine.ts';
 import { MIB } from './bench.ts';
@@ -19,7 +19,7 @@ type VmCall =
   | {
       readonly kind: 'configure';
       readonly postcopy: boolean;
-      readonly parameters: Partial<Record<Parameter, number>>;
+      readonly parameters: Partial<Parameters>;
     }
   | { readonly kind: 'migrate'; readonly uri: string }
   | { readonly kind: 'ended' | 'query' | 'stop' | 'console' | 'close' };
@@ -93,7 +93,7 @@ export class RemoteVm {
     });
   }
 
-  configure(postcopy: boolean, parameters: Partial<Record<Parameter, number>>): Promise<void> {
+  configure(postcopy: boolean, parameters: Partial<Parameters>): Promise<void> {
     return this.#ask({ kind: 'configure', postcopy, parameters }) as Promise<void>;
   }
 

@@ -35,11 +35,16 @@ export { type FaultOutcome, PageRequests, RequestTimes } from './migration/page-
 export {
   checkParameter,
   DEFAULT_PARAMETERS,
+  isTextParameter,
+  type NumericParameter,
+  PARAMETER_NAMES,
   PARAMETERS,
   type Parameter,
   type ParameterInfo,
   type Parameters,
   parameterNamed,
+  TEXT_PARAMETERS,
+  type TextParameter,
 } from './migration/parameters.ts';
 export { MIN_FILL_BYTES, SourceMigration, type SourceOptions } from './migration/source.ts';
 export type { DirtyTracker, SourceEffects, SourceMemory } from './migration/source-ports.ts';
@@ -73,6 +78,8 @@ export type { Snapshot, SnapshotBlock } from './snapshot/snapshot.ts';
 export { SnapshotError, type SnapshotErrorCode } from './snapshot/snapshot-error.ts';
 export { SnapshotWriter, type SnapshotWriterOptions } from './snapshot/snapshot-writer.ts';
 export { NO_TRACE, type Trace, type TraceEvents, type TraceName } from './telemetry/trace-events.ts';
+export { ObjectError, type ObjectProperties } from './tls/object-properties.ts';
+export { type TlsNames, TlsObjects, type TlsSettings } from './tls/tls-objects.ts';
 export type { Channel } from './transport/channel.ts';
 export { connectChannel } from './transport/connect.ts';
 export { listenChannel } from './transport/listen.ts';

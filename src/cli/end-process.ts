@@ -2,6 +2,7 @@
  * The end of the process, also when threads of it are blocked in page faults.
  */
 import { exitNow } from '../linux/exit.ts';
+import { flushTlsChannels } from '../transport/tls-pumps.ts';
 
 /** Tells whoever runs the program, at standard error. */
 export function printMessage(text: string): void {
@@ -14,8 +15,12 @@ export function endProcessNow(code: number): never {
   exitNow(code);
 }
 
-/** Ends once what was written to the standard streams is out. */
+/** How long the other side of a connection may take to read what it was sent last. */
+const FLUSH_MS = 3000;
+
+/** Ends once what was written to the standard streams, and to protected connections that are closed, is out. */
 export async function endProcess(code: number): Promise<never> {
+  await flushTlsChannels(FLUSH_MS);
   await Promise.all([flushed(process.stdout), flushed(process.stderr)]);
   endProcessNow(code);
 }

@@ -7,8 +7,10 @@ import type { Command } from 'commander';
 import { relayMigration } from '../relay/relay.ts';
 import type { RelayReport } from '../relay/relay-report.ts';
 import { progressText, relayReportText } from '../relay/report-text.ts';
+import { whyExposed } from '../transport/exposed-address.ts';
 import { parseMigrationUri, UriError } from '../transport/parse-uri.ts';
 import { endProcess, printMessage } from './end-process.ts';
+import { CommandTls, OBJECT_HELP, repeatable } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 
 const EXAMPLES = `
@@ -25,6 +27,11 @@ Examples:
   The same, keeping the stream for "postcopy inspect":
     postcopy relay --record vm.stream unix:/tmp/in.sock unix:/tmp/out.sock
 
+  Protected by TLS on both sides, checked in between:
+    postcopy relay tcp:0.0.0.0:4444 tcp:host2:4444 --listen-tls-creds in --connect-tls-creds out \\
+      --object tls-creds-x509,id=in,endpoint=server,dir=/etc/pki/postcopy \\
+      --object tls-creds-x509,id=out,endpoint=client,dir=/etc/pki/postcopy
+
   A stream from a file, checked on its way into a QEMU that waits:
     postcopy relay file:vm.stream unix:/tmp/incoming.sock
 `;
@@ -32,6 +39,11 @@ Examples:
 interface RelayCommandOptions {
   readonly record?: string;
   readonly json?: true;
+  readonly object?: readonly string[];
+  readonly listenTlsCreds?: string;
+  readonly tlsAuthz?: string;
+  readonly connectTlsCreds?: string;
+  readonly tlsHostname?: string;
 }
 
 /** Adds the command to the program. */
@@ -45,6 +57,20 @@ export function addRelayCommand(program: Command): void {
       '--record <file>',
       "keep the main stream's bytes as they pass, in place of what FILE held; of each recovery in FILE.2, FILE.3, ...",
     )
+    .option('--object <properties>', OBJECT_HELP, repeatable)
+    .option(
+      '--listen-tls-creds <id>',
+      'object with the credentials towards the source: the relay is its server',
+    )
+    .option('--tls-authz <id>', 'object that says which sources may come')
+    .option(
+      '--connect-tls-creds <id>',
+      'object with the credentials towards the destination: the relay is its client',
+    )
+    .option(
+      '--tls-hostname <name>',
+      "what the destination's certificate must have, if not the host of its address",
+    )
     .option('--json', 'print the report as JSON')
     .addHelpText('after', EXAMPLES)
     .action(async (listenUri: string, connectUri: string, options: RelayCommandOptions) =>
@@ -55,10 +81,21 @@ export function addRelayCommand(program: Command): void {
 async function relay(
   listenUri: string,
   connectUri: string,
-  { record, json }: RelayCommandOptions,
+  { record, json, ...names }: RelayCommandOptions,
 ): Promise<number> {
   checkUri('<listen-uri>', listenUri);
   checkUri('<connect-uri>', connectUri);
+  const tls = new CommandTls(names.object);
+  const listenTls = tls.of('server', '--listen-tls-creds', {
+    credentials: names.listenTlsCreds,
+    authorization: names.tlsAuthz,
+  });
+  const connectTls = tls.of('client', '--connect-tls-creds', {
+    credentials: names.connectTlsCreds,
+    hostname: names.tlsHostname,
+  });
+  const warning = listenTls === undefined ? whyExposed(listenUri) : undefined;
+  if (warning !== undefined) printMessage(warning);
   const stop = new AbortController();
   let signalNumber = constants.signals.SIGINT;
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
@@ -72,6 +109,8 @@ async function relay(
   const { report, isDone } = await relayMigration({
     listenUri,
     connectUri,
+    listenTls,
+    connectTls,
     recordPath: record,
     signal: stop.signal,
     onMessage: (text) => line.message(text),

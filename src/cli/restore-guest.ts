@@ -15,8 +15,10 @@ import {
 import { formatRestoreReport, type RestoreReport } from '../restore/restore-report.ts';
 import { isServerUri } from '../restore/server-uri.ts';
 import { openSnapshot } from '../snapshot/open-snapshot.ts';
+import type { TlsOptions } from '../transport/tls-channel.ts';
 import { endProcess, printMessage } from './end-process.ts';
 import { parseDurationMs } from './parse-duration.ts';
+import { CommandTls } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 import { watchSignals } from './watch-signals.ts';
 
@@ -34,6 +36,9 @@ export interface RestoreCommandOptions {
   readonly cache?: string | false;
   readonly reconnectFor?: string;
   readonly json?: true;
+  readonly object?: readonly string[];
+  readonly tlsCreds?: string;
+  readonly tlsHostname?: string;
 }
 
 /** Restores the guest, stays until its QEMU ends, and ends this process. */
@@ -51,12 +56,23 @@ async function restore(
   options: RestoreCommandOptions,
 ): Promise<number> {
   const maxBytesPerSecond = parseRate(options.maxBandwidth);
+  const tls = new CommandTls(options.object).of('client', '--tls-creds', {
+    credentials: options.tlsCreds,
+    hostname: options.tlsHostname,
+  });
+  // Of what never leaves this host there is nothing to protect.
+  const tlsOf = (uri: string | undefined) => (uri?.startsWith('tcp:') ? tls : undefined);
+  if (tls !== undefined && tlsOf(path) === undefined && tlsOf(options.into) === undefined) {
+    throw new UsageError('--tls-creds is for connections over tcp:, and there is none');
+  }
   // Before signals are watched: reading through a file keeps this thread busy, and must be ended by them at once.
   const local = isServerUri(path) ? undefined : openSnapshot(path);
   const interrupt = new AbortController();
   const stopWatching = watchSignals((signal) => interrupt.abort(signal));
   const remote =
-    local === undefined ? await openRemote(path, maxBytesPerSecond, options, interrupt.signal) : undefined;
+    local === undefined
+      ? await openRemote(path, maxBytesPerSecond, options, tlsOf(path), interrupt.signal)
+      : undefined;
   const snapshot = local ?? (remote as RemoteSnapshot);
   const restoreOptions: RestoreOptions = {
     snapshot,
@@ -66,6 +82,7 @@ async function restore(
     isRecording: options.record === true,
     ignoresOrder: !options.order,
     maxBytesPerSecond,
+    tls: tlsOf(options.into),
     onMessage: printMessage,
     signal: interrupt.signal,
   };
@@ -106,6 +123,7 @@ async function openRemote(
   uri: string,
   maxBytesPerSecond: number,
   options: RestoreCommandOptions,
+  tls: TlsOptions | undefined,
   signal: AbortSignal,
 ): Promise<RemoteSnapshot> {
   return await openRemoteSnapshot({
@@ -114,6 +132,7 @@ async function openRemote(
     maxBytesPerSecond,
     usesOrder: options.order && !options.record && !options.full,
     reconnectForMs: parseDurationMs(options.reconnectFor ?? DEFAULT_RECONNECT_FOR, 's'),
+    tls,
     onMessage: printMessage,
     signal,
   });

@@ -7,6 +7,7 @@ import { isServerUri } from '../restore/server-uri.ts';
 import { parseMigrationUri } from '../transport/parse-uri.ts';
 import { parseDurationMs } from './parse-duration.ts';
 import type { RestoreCommandOptions } from './restore-guest.ts';
+import { OBJECT_HELP, repeatable } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 
 const EXAMPLES = `
@@ -58,6 +59,15 @@ export function addRestoreCommand(program: Command): void {
     )
     .option('--no-cache', 'keep nothing of what a server has sent')
     .option('--reconnect-for <time>', 'how long to try to reach a server again: 30s, 5m, 1h (default: 5m)')
+    .option('--object <properties>', OBJECT_HELP, repeatable)
+    .option(
+      '--tls-creds <id>',
+      'object with the credentials for connections over tcp:, to a server and with --into',
+    )
+    .option(
+      '--tls-hostname <name>',
+      'what the certificate at the other end must have, if not the host of the address',
+    )
     .option('--json', 'report as JSON, at standard output')
     .addHelpText('after', EXAMPLES)
     .action(async (path: string, command: readonly string[], options: RestoreCommandOptions) => {

@@ -57,6 +57,7 @@ export async function runMachine(
 
     watchEnd(vm, settings, end);
     for (const pattern of settings.tracePatterns) vm.setTrace(pattern, true);
+    for (const properties of settings.objects) vm.addObject(properties);
     vm.setCapabilities(settings.capabilities);
     vm.setParameters(settings.parameters);
     await monitors.serve('qmp', settings.qmp);

@@ -22,6 +22,7 @@ test('parseRunOptions() takes the defaults', () => {
     traceFile: undefined,
     capabilities: {},
     parameters: {},
+    objects: [],
   });
 });
 

@@ -2,14 +2,16 @@
  * The options of `postcopy run`, as typed, to what they mean.
  */
 import { type Capability, capabilityNamed } from '../migration/capabilities.ts';
-import { type Parameter, parameterNamed } from '../migration/parameters.ts';
+import { type Parameters, parameterNamed } from '../migration/parameters.ts';
 import { parseParameterValue, parseSize, parseSwitch } from '../monitor/parse-quantity.ts';
 import { type MonitorTarget, parseMonitorTarget } from '../monitor/target.ts';
 import { matchTraceNames } from '../telemetry/trace-names.ts';
+import type { ObjectProperties } from '../tls/object-properties.ts';
 import { parseMigrationUri } from '../transport/parse-uri.ts';
 import type { VirtualMachineOptions } from '../vm/virtual-machine.ts';
 import { BUILT_IN_GUESTS, type BuiltInGuest, guestImagePath } from './package-info.ts';
 import { parseSerialTarget, type SerialTarget } from './serial-console.ts';
+import { parseObjects } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 
 /** As the command line gave them. */
@@ -33,6 +35,7 @@ export interface RunOptions {
   readonly traceFile?: string;
   readonly capability?: readonly string[];
   readonly parameter?: readonly string[];
+  readonly object?: readonly string[];
 }
 
 export interface RunSettings {
@@ -46,7 +49,9 @@ export interface RunSettings {
   readonly tracePatterns: readonly string[];
   readonly traceFile: string | undefined;
   readonly capabilities: Partial<Record<Capability, boolean>>;
-  readonly parameters: Partial<Record<Parameter, number>>;
+  readonly parameters: Partial<Parameters>;
+  /** Made before anything names them. */
+  readonly objects: readonly ObjectProperties[];
 }
 
 const MIB = 2 ** 20;
@@ -80,6 +85,7 @@ export function parseRunOptions(options: RunOptions, isTerminal: boolean): RunSe
     traceFile: options.traceFile,
     capabilities: Object.fromEntries((options.capability ?? []).map(parseCapability)),
     parameters: Object.fromEntries((options.parameter ?? []).map(parseParameter)),
+    objects: parseObjects(options.object),
   };
 }
 
@@ -127,7 +133,7 @@ function parseCapability(text: string): [Capability, boolean] {
   return given('--capability', () => [capabilityNamed(name), parseSwitch(value)]);
 }
 
-function parseParameter(text: string): [Parameter, number] {
+function parseParameter(text: string): [name: string, value: number | string] {
   const [name, value] = splitAssignment('--parameter', text);
   return given('--parameter', () => {
     const parameter = parameterNamed(name);

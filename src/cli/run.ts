@@ -5,6 +5,7 @@ import type { Command } from 'commander';
 import { endProcess } from './end-process.ts';
 import { runMachine } from './run-machine.ts';
 import { parseRunOptions, type RunOptions } from './run-settings.ts';
+import { OBJECT_HELP } from './tls-options.ts';
 
 const EXAMPLES = `
 Options of the machine must be equal on both sides of a migration.
@@ -15,6 +16,10 @@ Examples:
     postcopy run --guest counter --memory 64M --capability postcopy-ram=on \\
       --parameter x-postcopy-start-time=1000 --monitor stdio
     (postcopy) migrate tcp:127.0.0.1:4444
+
+  The same protected by TLS, with certificates in a folder (docs/tls.md); the source likewise, with endpoint=client:
+    postcopy run --memory 64M --incoming tcp:0.0.0.0:4444 --parameter tls-creds=tls0 \\
+      --object tls-creds-x509,id=tls0,endpoint=server,dir=/etc/pki/postcopy
 
   For programs, QMP at a unix socket, and a trace of what happens:
     postcopy run --kernel bzImage --append console=ttyS0 --qmp unix:/tmp/qmp --trace 'migrate_*'
@@ -41,6 +46,7 @@ export function addRunCommand(program: Command): void {
     .option('--incoming <uri>', 'wait for a migration at tcp:HOST:PORT, unix:PATH, ...; or defer')
     .option('--capability <name=on|off>', 'set a capability of migrations (repeatable)', repeat)
     .option('--parameter <name=value>', 'set a parameter of migrations (repeatable)', repeat)
+    .option('--object <properties>', OBJECT_HELP, repeat)
     .option('--dirty-tracking <how>', 'how writes of the guest are seen: auto, async or sync', 'auto')
     .optionsGroup('Consoles:')
     .option('--monitor <target>', 'human monitor at stdio, unix:PATH or none (default: stdio at a terminal)')

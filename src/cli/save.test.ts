@@ -14,16 +14,16 @@ test('parseSaveOptions() takes the defaults', () => {
     afterwards: 'stay',
     maxBytesPerSecond: 0,
     downtimeLimitMs: undefined,
-    socket: { via: undefined, connect: undefined },
+    socket: { via: undefined, connect: undefined, tls: undefined },
   });
 });
 
 test('parseSaveOptions() takes every option', () => {
   const { socket, ...rest } = parse({
     ...{ overwrite: true, quit: true, maxBandwidth: '1.5G', downtimeLimit: '50' },
-    ...{ via: 'tcp:0.0.0.0:4444', connect: 'tcp:192.0.2.1:4444' },
+    ...{ via: 'tcp:0.0.0.0:4444', connect: 'tcp:192.0.2.1:4444', tls: undefined },
   });
-  assert.deepEqual(socket, { via: 'tcp:0.0.0.0:4444', connect: 'tcp:192.0.2.1:4444' });
+  assert.deepEqual(socket, { via: 'tcp:0.0.0.0:4444', connect: 'tcp:192.0.2.1:4444', tls: undefined });
   assert.equal(rest.overwrite, true);
   assert.equal(rest.afterwards, 'quit');
   assert.equal(parse({ background: true }).isBackground, true);

@@ -9,7 +9,9 @@ import { Save, type SaveOptions, type SaveProgress } from '../save/save.ts';
 import { formatSaveReport } from '../save/save-report.ts';
 import { SnapshotError } from '../snapshot/snapshot-error.ts';
 import { formatBytes, formatBytesPerSecond, formatCount } from '../telemetry/format.ts';
+import { whyExposed } from '../transport/exposed-address.ts';
 import { endProcess, endProcessNow, printMessage } from './end-process.ts';
+import { CommandTls, OBJECT_HELP, repeatable } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 
 interface SaveCommandOptions {
@@ -23,6 +25,9 @@ interface SaveCommandOptions {
   readonly via?: string;
   readonly connect?: string;
   readonly json?: boolean;
+  readonly object?: readonly string[];
+  readonly tlsCreds?: string;
+  readonly tlsAuthz?: string;
 }
 
 const ABOUT = `save the guest of a running QEMU to a file. Its memory is copied while it runs, then it is stopped and stays \
@@ -70,6 +75,9 @@ export function addSaveCommand(program: Command): void {
     )
     .option('--via <uri>', 'listen for QEMU at tcp:HOST:PORT or unix:PATH (default: a private socket)')
     .option('--connect <uri>', 'what QEMU is told, if it reaches that by another address')
+    .option('--object <properties>', OBJECT_HELP, repeatable)
+    .option('--tls-creds <id>', 'object with the credentials of --via; QEMU needs tls-creds of its own')
+    .option('--tls-authz <id>', 'object that says which QEMU may come')
     .optionsGroup('Output:')
     .option('--json', 'the report as JSON')
     .addHelpText('after', EXAMPLES)
@@ -82,8 +90,12 @@ export function addSaveCommand(program: Command): void {
 async function save(path: string, options: SaveCommandOptions): Promise<number> {
   const abort = new AbortController();
   const line = new ProgressLine(process.stderr.isTTY === true);
+  const settings = parseSaveOptions(path, options);
+  const { via, tls } = settings.socket;
+  const warning = via === undefined || tls !== undefined ? undefined : whyExposed(via);
+  if (warning !== undefined) printMessage(warning);
   const running = new Save({
-    ...parseSaveOptions(path, options),
+    ...settings,
     onProgress: (progress) => line.show(progress),
     signal: abort.signal,
   });
@@ -131,7 +143,11 @@ export function parseSaveOptions(
   }
   if (options.quit && options.keepRunning)
     throw new UsageError('--quit and --keep-running do not go together');
-  const socket = { via: options.via, connect: options.connect };
+  const tls = new CommandTls(options.object).of('server', '--tls-creds', {
+    credentials: options.tlsCreds,
+    authorization: options.tlsAuthz,
+  });
+  const socket = { via: options.via, connect: options.connect, tls };
   given(() => checkSocketWishes(socket));
   given(() => parseQmpAddress(options.qmp), '--qmp: ');
   return {

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import {
   checkParameter,
   DEFAULT_PARAMETERS,
+  type NumericParameter,
   PARAMETERS,
   type Parameter,
   parameterNamed,
@@ -15,6 +16,9 @@ test('DEFAULT_PARAMETERS are those of QEMU, and within their bounds', () => {
     'downtime-limit': 300,
     'x-postcopy-start-time': 0,
     'x-switchover-timeout': 30_000,
+    'tls-creds': '',
+    'tls-hostname': '',
+    'tls-authz': '',
   });
   for (const [name, value] of Object.entries(DEFAULT_PARAMETERS))
     assert.equal(checkParameter(name as Parameter, value), value);
@@ -30,12 +34,19 @@ test('checkParameter() takes whole numbers within the bounds, and says what they
       ),
     );
   }
-  for (const name of Object.keys(PARAMETERS) as Parameter[]) {
+  for (const name of Object.keys(PARAMETERS) as NumericParameter[]) {
     const { minimum, maximum } = PARAMETERS[name];
     assert.equal(checkParameter(name, minimum), minimum);
     assert.equal(checkParameter(name, maximum), maximum);
     assert.throws(() => checkParameter(name, maximum + 1), RangeError);
   }
+});
+
+test('checkParameter() takes text for names, and null for none', () => {
+  assert.equal(checkParameter('tls-creds', 'tls0'), 'tls0');
+  assert.equal(checkParameter('tls-creds', null), '');
+  assert.throws(() => checkParameter('tls-creds', 5), /Parameter "tls-creds" must be a name, got 5/);
+  assert.throws(() => checkParameter('downtime-limit', '5'), /must be a whole number of ms/);
 });
 
 test('parameterNamed() lists what there is', () => {

@@ -1,5 +1,7 @@
 /**
- * Parameters of a migration: numbers that may be changed at any time, also while it runs, by QEMU's names and units.
+ * Parameters of a migration, by QEMU's names and units.
+ *
+ * Numbers may be changed at any time, also while it runs. Names of TLS count for connections that are made later.
  */
 
 export interface ParameterInfo {
@@ -59,26 +61,51 @@ export const PARAMETERS = {
   },
 } as const satisfies Record<string, ParameterInfo>;
 
-export type Parameter = keyof typeof PARAMETERS;
-export type Parameters = Readonly<Record<Parameter, number>>;
+/** Parameters that name something; empty by default, which is nothing. */
+export const TEXT_PARAMETERS = {
+  'tls-creds': 'Object with the credentials that protect the connection',
+  'tls-hostname':
+    "Name that the destination's certificate must have, if it is not the host that is connected to",
+  'tls-authz': 'Object that says which sources may come, if not all that are verified',
+} as const satisfies Record<string, string>;
 
-export const DEFAULT_PARAMETERS: Parameters = Object.fromEntries(
-  Object.entries(PARAMETERS).map(([name, info]) => [name, info.default]),
-) as Parameters;
+export type NumericParameter = keyof typeof PARAMETERS;
+export type TextParameter = keyof typeof TEXT_PARAMETERS;
+export type Parameter = NumericParameter | TextParameter;
+export type Parameters = Readonly<Record<NumericParameter, number> & Record<TextParameter, string>>;
+
+export const DEFAULT_PARAMETERS: Parameters = Object.fromEntries([
+  ...Object.entries(PARAMETERS).map(([name, info]) => [name, info.default]),
+  ...Object.keys(TEXT_PARAMETERS).map((name) => [name, '']),
+]) as Parameters;
+
+export const PARAMETER_NAMES = [...Object.keys(PARAMETERS), ...Object.keys(TEXT_PARAMETERS)] as Parameter[];
+
+export function isTextParameter(name: Parameter): name is TextParameter {
+  return Object.hasOwn(TEXT_PARAMETERS, name);
+}
 
 /** @throws {RangeError} if there is none of that name; the text lists those there are */
 export function parameterNamed(name: string): Parameter {
-  if (Object.hasOwn(PARAMETERS, name)) return name as Parameter;
-  throw new RangeError(`No parameter is named "${name}"; there are: ${Object.keys(PARAMETERS).join(', ')}`);
+  const parameter = PARAMETER_NAMES.find((each) => each === name);
+  if (parameter !== undefined) return parameter;
+  throw new RangeError(`No parameter is named "${name}"; there are: ${PARAMETER_NAMES.join(', ')}`);
 }
 
-/** @throws {RangeError} if the value is not a whole number within the parameter's bounds */
-export function checkParameter(name: Parameter, value: number): number {
+/**
+ * @param value null is the default of a name
+ * @throws {RangeError} if the value is no text, or no whole number within the parameter's bounds
+ */
+export function checkParameter(name: Parameter, value: unknown): number | string {
+  if (isTextParameter(name)) {
+    if (typeof value === 'string' || value === null) return value ?? '';
+    throw new RangeError(`Parameter "${name}" must be a name, got ${value}`);
+  }
   const { minimum, maximum, unit } = PARAMETERS[name];
-  if (!Number.isSafeInteger(value) || value < minimum || value > maximum) {
+  if (!Number.isSafeInteger(value) || (value as number) < minimum || (value as number) > maximum) {
     throw new RangeError(
       `Parameter "${name}" must be a whole number of ${unit} from ${minimum} to ${maximum}, got ${value}`,
     );
   }
-  return value;
+  return value as number;
 }

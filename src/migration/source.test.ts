@@ -4,6 +4,7 @@ import { PageBitmap } from '../memory/page-bitmap.ts';
 import { PingValue } from '../wire/commands.ts';
 import { encodePong, encodeReqPages, encodeReqPagesId, encodeShut } from '../wire/return-path.ts';
 import { MigrationError } from './migration-error.ts';
+import { DEFAULT_PARAMETERS } from './parameters.ts';
 import { SourceRig } from './source-rig.ts';
 
 const PAGE = 4096;
@@ -669,6 +670,7 @@ test('SourceMigration holds max-bandwidth in precopy and max-postcopy-bandwidth 
 
 function rigParameters() {
   return {
+    ...DEFAULT_PARAMETERS,
     'max-bandwidth': 0,
     'max-postcopy-bandwidth': 0,
     'downtime-limit': 300,

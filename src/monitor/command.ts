@@ -105,7 +105,7 @@ function parseArguments<Schema extends v.GenericSchema>(
 /** QEMU's texts for arguments that do not fit. */
 function describeIssue(issue: v.BaseIssue<unknown>): string {
   const path = describePath(issue.path ?? []);
-  if (issue.kind === 'schema' && issue.type === 'strict_object') {
+  if (issue.kind === 'schema' && (issue.type === 'strict_object' || issue.type === 'loose_object')) {
     if (issue.expected === 'never') return `Parameter '${path}' is unexpected`;
     if (issue.received === 'undefined') return `Parameter '${path}' is missing`;
   }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CAPABILITIES } from '../migration/capabilities.ts';
-import { DEFAULT_PARAMETERS, PARAMETERS } from '../migration/parameters.ts';
+import { DEFAULT_PARAMETERS, PARAMETER_NAMES } from '../migration/parameters.ts';
 import { COMMANDS } from './commands.ts';
 import { FakeVm } from './fake-vm.ts';
 import { usage } from './help.ts';
@@ -20,6 +20,8 @@ migrate-set-capabilities       migrate_set_capability capability on|off
 migrate-set-parameters         migrate_set_parameter parameter value
 query-migrate-capabilities     info migrate_capabilities
 query-migrate-parameters       info migrate_parameters
+object-add                     object_add properties
+object-del                     object_del id
 stop                           stop|s
 cont                           cont|c
 query-status                   info status
@@ -122,6 +124,16 @@ test('migrate-set-parameters takes several; nothing is set if one is wrong', asy
   });
 });
 
+test('object-add and object-del hand on what is asked for; names of objects are parameters', async () => {
+  await execute('object-add', { 'qom-type': 'authz-simple', id: 'a', identity: 'CN=x' });
+  assert.deepEqual(vm.calls, ['addObject {"qom-type":"authz-simple","id":"a","identity":"CN=x"}']);
+  await execute('object-del', { id: 'a' });
+  assert.deepEqual(vm.calls, ['removeObject a']);
+  await execute('migrate-set-parameters', { 'tls-creds': 'a', 'tls-authz': null });
+  assert.deepEqual(vm.calls, ['setParameters {"tls-creds":"a","tls-authz":""}']);
+  await assert.rejects(execute('object-add', { id: 'a' }), { message: "Parameter 'qom-type' is missing" });
+});
+
 test('query commands answer in the shape of QEMU', async () => {
   vm.setRunState('postmigrate');
   assert.deepEqual(await execute('query-status'), {
@@ -186,7 +198,7 @@ test('arguments that do not fit are refused in the words of QEMU', async () => {
     [
       'migrate-set-parameters',
       { 'downtime-limit': 'x' },
-      "Invalid parameter type for 'downtime-limit', expected: number",
+      'Parameter "downtime-limit" must be a whole number of ms from 0 to 2000000, got x',
     ],
     [
       'migrate-set-parameters',
@@ -196,7 +208,7 @@ test('arguments that do not fit are refused in the words of QEMU', async () => {
     [
       'migrate-set-parameters',
       { nope: 1 },
-      `No parameter is named "nope"; there are: ${Object.keys(PARAMETERS).join(', ')}`,
+      `No parameter is named "nope"; there are: ${PARAMETER_NAMES.join(', ')}`,
     ],
     ['pmemsave', { val: -1, size: 1, filename: 'f' }, "Parameter 'val' must not be negative"],
     ['pmemsave', { val: 0, size: 0.5, filename: 'f' }, "Parameter 'size' must be a whole number below 2^53"],

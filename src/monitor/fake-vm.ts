@@ -8,6 +8,7 @@ import { DEFAULT_PARAMETERS, type Parameters } from '../migration/parameters.ts'
 import type { MigrationStatus } from '../migration/states.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
 import { matchTraceNames } from '../telemetry/trace-names.ts';
+import type { ObjectProperties } from '../tls/object-properties.ts';
 import { type MigrateOptions, type RunState, type Vm, VmError, type VmEvents } from '../vm/vm.ts';
 
 export class FakeVm extends EventEmitter<VmEvents> implements Vm {
@@ -55,6 +56,18 @@ export class FakeVm extends EventEmitter<VmEvents> implements Vm {
   setParameters(changes: Partial<Parameters>): void {
     this.#call(`setParameters ${JSON.stringify(changes)}`);
     this.parameters = { ...this.parameters, ...changes };
+  }
+
+  addObject(properties: ObjectProperties): void {
+    this.#call(`addObject ${JSON.stringify(properties)}`);
+  }
+
+  removeObject(id: string): void {
+    this.#call(`removeObject ${id}`);
+  }
+
+  get objectIds(): readonly string[] {
+    return ['tls0'];
   }
 
   async migrate(uri: string, { resume = false }: MigrateOptions = {}): Promise<void> {

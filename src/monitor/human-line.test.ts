@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CAPABILITIES } from '../migration/capabilities.ts';
-import { PARAMETERS } from '../migration/parameters.ts';
+import { PARAMETER_NAMES } from '../migration/parameters.ts';
 import { VmError } from '../vm/vm.ts';
 import { FakeVm } from './fake-vm.ts';
 import { runHumanLine, splitWords } from './human-line.ts';
@@ -50,6 +50,12 @@ test('runHumanLine() hands arguments to the machine', async () => {
     ['migrate_set_parameter max-bandwidth 2', 'setParameters {"max-bandwidth":2097152}'],
     ['migrate_set_parameter max-bandwidth 1.5G', 'setParameters {"max-bandwidth":1610612736}'],
     ['migrate_set_parameter downtime-limit 50', 'setParameters {"downtime-limit":50}'],
+    ['migrate_set_parameter tls-creds tls0', 'setParameters {"tls-creds":"tls0"}'],
+    [
+      'object_add tls-creds-psk,id=tls0,dir=/a b',
+      'addObject {"qom-type":"tls-creds-psk","id":"tls0","dir":"/a b"}',
+    ],
+    ['object_del tls0', 'removeObject tls0'],
     ['pmemsave 0x1000 4K "a file"', 'saveMemory 4096 4096 a file'],
     ['stop', 'stop'],
     ['s', 'stop'],
@@ -171,7 +177,7 @@ test('runHumanLine() says what is wrong with a line', async () => {
     ],
     [
       'migrate_set_parameter nope 1',
-      `Error: No parameter is named "nope"; there are: ${Object.keys(PARAMETERS).join(', ')}`,
+      `Error: No parameter is named "nope"; there are: ${PARAMETER_NAMES.join(', ')}`,
     ],
     [
       'migrate_set_parameter downtime-limit x',

@@ -1,7 +1,7 @@
 /**
  * Quantities as people type them: sizes with K, M, G, T, parameters in their units, addresses in hexadecimal.
  */
-import { checkParameter, PARAMETERS, type Parameter } from '../migration/parameters.ts';
+import { checkParameter, isTextParameter, PARAMETERS, type Parameter } from '../migration/parameters.ts';
 
 const SUFFIX_SCALES: Readonly<Record<string, number>> = {
   '': 1,
@@ -37,7 +37,8 @@ export function parseSize(text: string, bareScale = 1): number {
  *
  * @throws {RangeError} if it is no number or out of bounds
  */
-export function parseParameterValue(name: Parameter, text: string): number {
+export function parseParameterValue(name: Parameter, text: string): number | string {
+  if (isTextParameter(name)) return checkParameter(name, text);
   const { unit, humanScale } = PARAMETERS[name];
   if (unit === 'bytes/second') return checkParameter(name, parseSize(text, humanScale));
   if (!/^\d+$/.test(text)) {

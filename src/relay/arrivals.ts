@@ -5,7 +5,7 @@
  * the first, and whether it did is worth knowing: here somebody always waits, and what comes is kept until it is asked for.
  */
 import type { Channel } from '../transport/channel.ts';
-import { listenChannel } from '../transport/listen.ts';
+import { type ListenOptions, listenChannel } from '../transport/listen.ts';
 import type { Listener } from '../transport/listener.ts';
 
 /** How many may come at the same moment. */
@@ -16,6 +16,7 @@ const MAX_KEPT = 64;
 export class Arrivals {
   /** The URI really bound. */
   readonly address: string;
+  readonly #options: ListenOptions;
   #listener: Listener | undefined;
   readonly #stop = new AbortController();
   readonly #kept: Channel[] = [];
@@ -23,11 +24,12 @@ export class Arrivals {
   #wake = () => {};
 
   /** @throws {UriError} {TransportError} */
-  static async open(uri: string): Promise<Arrivals> {
-    return new Arrivals(await listenChannel(uri));
+  static async open(uri: string, options: ListenOptions = {}): Promise<Arrivals> {
+    return new Arrivals(await listenChannel(uri, options), options);
   }
 
-  private constructor(listener: Listener) {
+  private constructor(listener: Listener, options: ListenOptions) {
+    this.#options = options;
     this.address = listener.address;
     this.#listen(listener);
   }
@@ -43,7 +45,7 @@ export class Arrivals {
   /** Listens again after `shut()`. @throws {TransportError} if the address is taken meanwhile */
   async reopen(): Promise<void> {
     if (this.#listener !== undefined || this.#stop.signal.aborted) return;
-    const listener = await listenChannel(this.address);
+    const listener = await listenChannel(this.address, this.#options);
     if (this.#listener !== undefined || this.#stop.signal.aborted) listener.close();
     else this.#listen(listener);
   }

@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { peek } from '../linux/socket-options.ts';
 import type { Channel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
+import type { TlsOptions } from '../transport/tls-channel.ts';
 import { FILE_MAGIC, SectionType } from '../wire/sections.ts';
 import { Arrivals } from './arrivals.ts';
 import type { LegEnd } from './relay-leg.ts';
@@ -27,10 +28,15 @@ const SHUT_AFTER_MS = 500;
 const MAGIC_BYTE = FILE_MAGIC >>> 24;
 const COMMAND_BYTE = SectionType.COMMAND;
 const MULTIFD_BYTE = 0x11;
+/** And what TLS begins with. */
+const TLS_BYTE = 0x16;
 
 export interface RelayOptions {
   readonly listenUri: string;
   readonly connectUri: string;
+  /** Protect the two connections, each for itself: in between it is plain, and checked. Default: nothing does. */
+  readonly listenTls?: TlsOptions | undefined;
+  readonly connectTls?: TlsOptions | undefined;
   /** Where the main stream is kept. */
   readonly recordPath?: string | undefined;
   /** For the operator: what happens, in words. */
@@ -85,7 +91,7 @@ class Relay {
     signal.addEventListener('abort', () => this.#stop.abort(signal.reason), { once: true });
     this.#thread.on('message', ({ text }) => onMessage(text));
     this.#thread.on('report', ({ report }) => onProgress?.(report));
-    const arrivals = await Arrivals.open(listenUri);
+    const arrivals = await Arrivals.open(listenUri, { tls: this.#options.listenTls });
     this.#thread.on('package', () => void this.#passPackage(arrivals));
     this.#thread.on('state', ({ state }) => {
       onState(state);
@@ -151,7 +157,9 @@ class Relay {
             `a connection from ${channel.peer} was refused: ${
               first === MAGIC_BYTE
                 ? 'it begins a migration, and one that was interrupted must go on first'
-                : 'it is no migration stream'
+                : first === TLS_BYTE
+                  ? 'it is protected by TLS, and here are no credentials (--listen-tls-creds)'
+                  : 'it is no migration stream'
             }`,
           );
       }
@@ -160,11 +168,11 @@ class Relay {
 
   /** @returns how the leg ended; undefined if the destination of a recovery could not be reached */
   async #relay(source: Channel, arrivals: Arrivals): Promise<LegEnd | undefined> {
-    const { onMessage, connectUri, signal } = this.#options;
+    const { onMessage, connectUri, connectTls, signal } = this.#options;
     onMessage(`source at ${source.peer}`);
     let destination: Channel;
     try {
-      destination = await connectChannel(connectUri, { signal });
+      destination = await connectChannel(connectUri, { signal, tls: connectTls });
     } catch (error) {
       source.close();
       if (!this.#isPostcopy || signal.aborted) {

@@ -15,6 +15,7 @@ import { formatMs } from '../telemetry/format.ts';
 import type { FetchNotice, FetchOrder } from '../threads/messages.ts';
 import { startFetchThread } from '../threads/start-threads.ts';
 import { connectChannel } from '../transport/connect.ts';
+import type { TlsOptions } from '../transport/tls-channel.ts';
 import { TransportError } from '../transport/transport-error.ts';
 import type { SendableSnapshot } from './snapshot-source.ts';
 import { readTouchOrder, TouchOrderError } from './touch-order.ts';
@@ -33,6 +34,8 @@ export interface RemoteSnapshotOptions {
   readonly usesOrder: boolean;
   /** How long it is tried to reach a server again that was lost. */
   readonly reconnectForMs: number;
+  /** Protects the connection. Default: nothing does. */
+  readonly tls?: TlsOptions | undefined;
   /** Told in words for an operator. */
   readonly onMessage: (text: string) => void;
   readonly signal: AbortSignal;
@@ -67,9 +70,9 @@ function aborted(signal: AbortSignal): Promise<never> {
   });
 }
 
-async function openConnection({ uri, signal }: RemoteSnapshotOptions): Promise<number> {
+async function openConnection({ uri, signal, tls }: RemoteSnapshotOptions): Promise<number> {
   try {
-    const channel = await connectChannel(uri, { signal });
+    const channel = await connectChannel(uri, { signal, tls });
     return channel.detach();
   } catch (error) {
     if (!(error instanceof TransportError)) throw error;

@@ -22,6 +22,7 @@ import { formatCount } from '../telemetry/format.ts';
 import { PageRecording } from '../threads/page-recording.ts';
 import { type Channel, FdChannel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
+import type { TlsOptions } from '../transport/tls-channel.ts';
 import { checkQemu } from './check-qemu.ts';
 import type { RemoteSnapshot } from './remote-snapshot.ts';
 import { describeSnapshot, type RestoreReport } from './restore-report.ts';
@@ -53,6 +54,8 @@ export interface RestoreOptions {
   readonly ignoresOrder: boolean;
   /** Of what is pushed; 0 is no limit. */
   readonly maxBytesPerSecond: number;
+  /** Protects the connection to a machine that waits. Default: nothing does. */
+  readonly tls?: TlsOptions | undefined;
   /** Told of each step, in words for an operator. */
   readonly onMessage: (text: string) => void;
   /** Aborted to give up: what has come of the guest by then is lost. */
@@ -136,7 +139,7 @@ async function untilEnded({ name, exited }: QemuProcess, clock: RestoreClock): P
 export async function restoreInto(uri: string, options: RestoreOptions): Promise<RestoreReport> {
   try {
     const clock = new RestoreClock();
-    const channel = await connectChannel(uri, { signal: options.signal });
+    const channel = await connectChannel(uri, { signal: options.signal, tls: options.tls });
     return await feed(channel, clock, options, new Promise<never>(() => {}));
   } catch (error) {
     throw asRestoreError(error);

@@ -12,6 +12,7 @@ import { formatBytes, formatCount, formatMs } from '../telemetry/format.ts';
 import type { Channel } from '../transport/channel.ts';
 import { listenChannel } from '../transport/listen.ts';
 import type { Listener } from '../transport/listener.ts';
+import type { TlsOptions } from '../transport/tls-channel.ts';
 import { SnapshotSource } from './snapshot-source.ts';
 
 /** A client that has not taken the device state by then only holds a place. */
@@ -26,6 +27,8 @@ export interface SnapshotServerOptions {
   /** `tcp:HOST:PORT` or `unix:PATH`. */
   readonly uri: string;
   readonly maxSessions: number;
+  /** Protects the connections. Default: nothing does. */
+  readonly tls?: TlsOptions | undefined;
   /** Told who comes and goes, in words for an operator. */
   readonly onMessage: (text: string) => void;
   /** Told of every session that has ended. */
@@ -58,7 +61,7 @@ export class SnapshotServer {
 
   /** @throws {TransportError} */
   static async start(options: SnapshotServerOptions): Promise<SnapshotServer> {
-    return new SnapshotServer(options, await listenChannel(options.uri));
+    return new SnapshotServer(options, await listenChannel(options.uri, { tls: options.tls }));
   }
 
   private constructor(options: SnapshotServerOptions, listener: Listener) {

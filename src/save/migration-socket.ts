@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { listenChannel } from '../transport/listen.ts';
 import type { Listener } from '../transport/listener.ts';
 import { type MigrationUri, parseMigrationUri } from '../transport/parse-uri.ts';
+import type { TlsOptions } from '../transport/tls-channel.ts';
 import { SaveError } from './save-error.ts';
 
 export interface SocketWishes {
@@ -14,14 +15,17 @@ export interface SocketWishes {
   readonly via: string | undefined;
   /** What the source is told, if it reaches us by another address. */
   readonly connect: string | undefined;
+  /** Protects the connection, with credentials that the source has too. Default: nothing does. */
+  readonly tls?: TlsOptions | undefined;
 }
 
 const ANY_ADDRESS = ['', '0.0.0.0', '::'];
 
 /** @throws {SaveError} if an address cannot be used; {UriError} if it is none */
-export function checkSocketWishes({ via, connect }: SocketWishes): void {
+export function checkSocketWishes({ via, connect, tls }: SocketWishes): void {
   if (via === undefined) {
     if (connect !== undefined) throw new SaveError('--connect says how --via is reached: give both');
+    if (tls !== undefined) throw new SaveError('--tls-creds protects --via: give both');
     return;
   }
   const uri = parseMigrationUri(via);
@@ -44,8 +48,8 @@ export class MigrationSocket {
   readonly #folder: string | undefined;
 
   /** @throws {TransportError} if the address cannot be listened at */
-  static async open({ via, connect }: SocketWishes): Promise<MigrationSocket> {
-    if (via !== undefined) return new MigrationSocket(await listenChannel(via), connect, undefined);
+  static async open({ via, connect, tls }: SocketWishes): Promise<MigrationSocket> {
+    if (via !== undefined) return new MigrationSocket(await listenChannel(via, { tls }), connect, undefined);
     const folder = mkdtempSync(join(tmpdir(), 'postcopy-'));
     try {
       return new MigrationSocket(await listenChannel(`unix:${join(folder, 'save')}`), undefined, folder);

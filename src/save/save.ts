@@ -125,6 +125,7 @@ export class Save {
       hasReturnPath: !(await machine.lacksDescription()),
       maxBytesPerSecond,
       downtimeLimitMs,
+      hasTls: socket.tls !== undefined,
     });
     this.#socket = await MigrationSocket.open(socket);
     return settings;

@@ -7,6 +7,7 @@ const WISHES: SaveWishes = {
   hasReturnPath: true,
   maxBytesPerSecond: 0,
   downtimeLimitMs: undefined,
+  hasTls: false,
 };
 /** Of QEMU 7.2 as it starts, what matters here. */
 const CAPABILITIES = {
@@ -84,6 +85,16 @@ test('planSettings() sets what was asked for, and what keeps the stream plain', 
   });
   const modern = { ...PARAMETERS, 'zero-page-detection': 'multifd', mode: 'normal' };
   assert.deepEqual(planSettings(CAPABILITIES, modern, WISHES).parameters, { 'max-bandwidth': 0 });
+});
+
+test('planSettings() leaves the credentials of a source alone whose stream is to be protected, and needs them', () => {
+  const wishes = { ...WISHES, hasTls: true };
+  const withTls = { ...PARAMETERS, 'tls-creds': 'tls0' };
+  assert.equal(planSettings(CAPABILITIES, withTls, wishes).parameters['tls-creds'], undefined);
+  assert.throws(() => planSettings(CAPABILITIES, PARAMETERS, wishes), {
+    name: 'SaveError',
+    message: /^QEMU has no credentials/,
+  });
 });
 
 test('planSettings() switches the return path off where the end of the stream cannot be told from it', () => {

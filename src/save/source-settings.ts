@@ -45,6 +45,8 @@ export interface SaveWishes {
   readonly maxBytesPerSecond: number;
   /** Undefined leaves what the source has. */
   readonly downtimeLimitMs: number | undefined;
+  /** Whether our end speaks TLS; the credentials of the source are its own. */
+  readonly hasTls: boolean;
 }
 
 type Capabilities = Readonly<Record<string, boolean>>;
@@ -65,7 +67,13 @@ export function planSettings(
   parameters: Parameters,
   wishes: SaveWishes,
 ): SettingChanges {
-  const { isBackground, hasReturnPath, maxBytesPerSecond, downtimeLimitMs } = wishes;
+  const { isBackground, hasReturnPath, maxBytesPerSecond, downtimeLimitMs, hasTls } = wishes;
+  if (hasTls && !parameters['tls-creds']) {
+    throw new SaveError(
+      'QEMU has no credentials for a protected connection: "object_add tls-creds-x509,id=tls0,endpoint=client,dir=..." and ' +
+        '"migrate_set_parameter tls-creds tls0" at its monitor, or leave out --tls-creds',
+    );
+  }
   if (isBackground && capabilities['background-snapshot'] === undefined) {
     throw new SaveError(
       'This machine cannot save in the background: its monitor has no "background-snapshot"',
@@ -80,8 +88,7 @@ export function planSettings(
 
   const wantedParameters: Record<string, unknown> = {
     'max-bandwidth': maxBytesPerSecond,
-    // Our end speaks no TLS.
-    'tls-creds': '',
+    ...(!hasTls && { 'tls-creds': '' }),
     mode: 'normal',
     ...(downtimeLimitMs !== undefined && { 'downtime-limit': downtimeLimitMs }),
     // Zero pages that are sent as what they are would take room in the file.

@@ -27,10 +27,10 @@ import { MachineClient } from '../threads/machine-client.ts';
 import type { MemoryDumpResult } from '../threads/memory-dump-thread.ts';
 import type { MachineNotice, MachineOrder } from '../threads/messages.ts';
 import { startMachineThread, startMemoryDumpThread } from '../threads/start-threads.ts';
+import type { ObjectProperties } from '../tls/object-properties.ts';
 import type { Channel } from '../transport/channel.ts';
-import { connectChannel } from '../transport/connect.ts';
-import { listenChannel } from '../transport/listen.ts';
 import type { Listener } from '../transport/listener.ts';
+import { Connections } from './connections.ts';
 import { type MigrationHost, MigrationThread } from './migration-thread.ts';
 import { type MigrateOptions, type RunState, type Vm, VmError, type VmEvents } from './vm.ts';
 
@@ -80,6 +80,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #error: string | undefined;
   /** Before there is a migration thread, or another connection for it: connecting, or listening. */
   #connecting: AbortController | undefined;
+  readonly #connections = new Connections((text) => this.emit('message', text));
   #listener: Listener | undefined;
   #hasIncoming = false;
   /** The machine's thread lets whoever asks resume the guest again. */
@@ -235,10 +236,22 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     return this.#parameters;
   }
 
-  setParameters(changes: Partial<Record<Parameter, number>>): void {
+  setParameters(changes: Partial<Parameters>): void {
     for (const [name, value] of Object.entries(changes)) checkParameter(name as Parameter, value);
     this.#parameters = { ...this.#parameters, ...changes };
     this.#migration?.order({ kind: 'set-parameters', parameters: this.#parameters });
+  }
+
+  addObject(properties: ObjectProperties): void {
+    this.#connections.objects.add(properties);
+  }
+
+  removeObject(id: string): void {
+    this.#connections.objects.remove(id);
+  }
+
+  get objectIds(): readonly string[] {
+    return this.#connections.objects.ids;
   }
 
   setTrace(pattern: string, isOn: boolean): readonly TraceName[] {
@@ -273,7 +286,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#setStatus('setup', undefined);
     let channel: Channel;
     try {
-      channel = await connectChannel(uri, { signal: connecting.signal });
+      channel = await this.#connections.connect(uri, this.#parameters, connecting.signal);
       if (connecting.signal.aborted) {
         channel.close();
         throw new VmError(this.#isClosed ? 'The virtual machine is closed' : 'The migration was cancelled');
@@ -304,7 +317,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     if (this.#hasIncoming) throw new VmError('The incoming migration has already been started');
     this.#hasIncoming = true;
     try {
-      this.#listener = await listenChannel(uri);
+      this.#listener = await this.#connections.listen(uri, this.#parameters);
     } catch (error) {
       this.#hasIncoming = false;
       throw new VmError((error as Error).message, { cause: error });
@@ -325,7 +338,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#listener?.close();
     let listener: Listener;
     try {
-      listener = await listenChannel(uri);
+      listener = await this.#connections.listen(uri, this.#parameters);
     } catch (error) {
       throw new VmError((error as Error).message, { cause: error });
     }
@@ -468,7 +481,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#connecting = connecting;
     this.#setStatus('postcopy-recover-setup', undefined);
     try {
-      const channel = await connectChannel(uri, { signal: connecting.signal });
+      const channel = await this.#connections.connect(uri, this.#parameters, connecting.signal);
       if (connecting.signal.aborted || !channel.hasReturnPath) {
         channel.close();
         throw new VmError(

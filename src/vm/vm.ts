@@ -7,9 +7,10 @@ import type { EventEmitter } from 'node:events';
 import type { RamBlockLayout } from '../memory/ram-block.ts';
 import type { Capabilities, Capability } from '../migration/capabilities.ts';
 import type { MigrationInfo } from '../migration/migration-info.ts';
-import type { Parameter, Parameters } from '../migration/parameters.ts';
+import type { Parameters } from '../migration/parameters.ts';
 import type { MigrationStatus } from '../migration/states.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
+import type { ObjectProperties } from '../tls/object-properties.ts';
 
 /** QEMU's run states, those that occur here. */
 export type RunState =
@@ -57,7 +58,12 @@ export interface Vm extends EventEmitter<VmEvents> {
   readonly capabilities: Capabilities;
   setCapabilities(changes: Partial<Record<Capability, boolean>>): void;
   readonly parameters: Parameters;
-  setParameters(changes: Partial<Record<Parameter, number>>): void;
+  setParameters(changes: Partial<Parameters>): void;
+  /** Makes an object that parameters can name: credentials of TLS, or who may come. @throws {ObjectError} */
+  addObject(properties: ObjectProperties): void;
+  /** @throws {ObjectError} if there is none of that id */
+  removeObject(id: string): void;
+  readonly objectIds: readonly string[];
 
   /**
    * Starts moving the guest to `uri`, or goes on with a postcopy that is paused. Resolves when the migration is set up;

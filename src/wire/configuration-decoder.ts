@@ -19,6 +19,8 @@ import {
 
 /** Magic, version, and the byte that opens CONFIGURATION: the same in every stream. */
 const PREAMBLE = Uint8Array.of(0x51, 0x45, 0x56, 0x4d, 0, 0, 0, FILE_VERSION, SectionType.CONFIGURATION);
+/** What a connection that is protected by TLS begins with: its handshake. */
+const TLS_BYTE = 0x16;
 const MAGIC_BYTES = 4;
 const MAGIC_AND_VERSION_BYTES = 8;
 
@@ -93,7 +95,8 @@ export class ConfigurationDecoder {
       if (got === required) continue;
       const gotAndRequired = `byte must be ${hex(required)}, got ${hex(got)}`;
       if (index < MAGIC_BYTES) {
-        throw input.error('BAD_MAGIC', `Not a migration stream: ${gotAndRequired}`, position);
+        const hint = got === TLS_BYTE ? ' (what began is TLS: set tls-creds at this end too)' : '';
+        throw input.error('BAD_MAGIC', `Not a migration stream: ${gotAndRequired}${hint}`, position);
       }
       if (index < MAGIC_AND_VERSION_BYTES) {
         const what = `Cannot read this version of the migration stream, only ${FILE_VERSION}: ${gotAndRequired}`;

@@ -5,6 +5,8 @@ import * as v from 'valibot';
 import { CAPABILITIES, type Capability, capabilityNamed } from '../../migration/capabilities.ts';
 import {
   checkParameter,
+  isTextParameter,
+  PARAMETER_NAMES,
   PARAMETERS,
   type Parameter,
   type Parameters,
@@ -14,7 +16,6 @@ import { defineCommand, NO_ARGUMENTS } from '../command.ts';
 import { parseParameterValue } from '../parse-quantity.ts';
 
 const CAPABILITY_NAMES = Object.keys(CAPABILITIES) as Capability[];
-const PARAMETER_NAMES = Object.keys(PARAMETERS) as Parameter[];
 
 const setCapabilities = defineCommand({
   help: 'switch a capability of migrations on or off',
@@ -53,7 +54,8 @@ const setParameters = defineCommand({
       return { [name]: parseParameterValue(name, String(value)) };
     },
   },
-  schema: v.record(v.string(), v.number()),
+  // A name may also be null, which is none.
+  schema: v.record(v.string(), v.nullable(v.union([v.number(), v.string()]))),
   handler({ vm }, input) {
     const changes = Object.entries(input).map(([key, value]) => {
       const name = parameterNamed(key);
@@ -81,9 +83,13 @@ const queryParameters = defineCommand({
   hmp: { name: 'info migrate_parameters' },
   schema: NO_ARGUMENTS,
   handler: ({ vm }): Parameters => ({ ...vm.parameters }),
-  text: (parameters) =>
-    PARAMETER_NAMES.map((name) => `${name}: ${parameters[name]} ${PARAMETERS[name].unit}`).join('\n'),
+  text: (parameters) => PARAMETER_NAMES.map((name) => `${name}: ${shownValue(name, parameters)}`).join('\n'),
 });
+
+/** As QEMU shows it: a name in quotes. */
+function shownValue(name: Parameter, parameters: Parameters): string {
+  return isTextParameter(name) ? `'${parameters[name]}'` : `${parameters[name]} ${PARAMETERS[name].unit}`;
+}
 
 export const SETTINGS_COMMANDS = [
   setCapabilities,
