@@ -6,7 +6,7 @@
  *               the end of the machine's own thread               1
  *               SIGHUP, SIGINT, SIGTERM                           128 + number; a second one ends at once
  *
- * A source whose guest moved away stays, as QEMU does, until it is told to quit.
+ * A source whose guest moved away stays, as QEMU does, until it is told to quit, or to wait for a guest with `migrate_incoming`.
  */
 import { constants } from 'node:os';
 import { MonitorServers } from '../monitor/server.ts';
@@ -96,6 +96,8 @@ function watchEnd(vm: Vm, settings: RunSettings, end: (end: End) => void): void 
   let isIncoming = settings.machine.incoming !== undefined;
   vm.on('runState', (state) => {
     if (state === 'running') isIncoming = false;
+    // Its guest has moved away, and it has been told to wait for one.
+    if (state === 'inmigrate') isIncoming = true;
     if (state === 'shutdown') end({ cause: 'machine-died' });
   });
   vm.on('migration', (status) => {

@@ -6,13 +6,11 @@
  */
 import { EventEmitter } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { MessageChannel, type Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
 import { whyNoAsyncDirtyTracking, whyNoSyncDirtyTracking } from '../linux/dirty-tracking-support.ts';
-import { closeFd } from '../linux/fd.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { type Capabilities, type Capability, DEFAULT_CAPABILITIES } from '../migration/capabilities.ts';
-import type { DeviceSectionName } from '../migration/device-state.ts';
 import type { MigrationInfo } from '../migration/migration-info.ts';
 import {
   checkParameter,
@@ -23,14 +21,14 @@ import {
 import { isMigrationRunning, isRecovering, type MigrationStatus } from '../migration/states.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
 import { matchTraceNames } from '../telemetry/trace-names.ts';
-import { MachineClient } from '../threads/machine-client.ts';
 import type { MemoryDumpResult } from '../threads/memory-dump-thread.ts';
-import type { MachineNotice, MachineOrder } from '../threads/messages.ts';
-import { startMachineThread, startMemoryDumpThread } from '../threads/start-threads.ts';
+import type { MachineThreadData } from '../threads/messages.ts';
+import { startMemoryDumpThread } from '../threads/start-threads.ts';
 import type { ObjectProperties } from '../tls/object-properties.ts';
 import type { Channel } from '../transport/channel.ts';
 import type { Listener } from '../transport/listener.ts';
 import { Connections } from './connections.ts';
+import { type MachineNews, MachineWorker } from './machine-worker.ts';
 import { type MigrationHost, MigrationThread } from './migration-thread.ts';
 import { type MigrateOptions, type RunState, type Vm, VmError, type VmEvents } from './vm.ts';
 
@@ -62,11 +60,8 @@ const ENDED: readonly MigrationStatus[] = ['completed', 'failed', 'cancelled', '
 
 export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   readonly #options: VirtualMachineOptions;
-  readonly #machineThread: Worker;
-  readonly #machine: MachineClient;
-  readonly machineType: string;
-  readonly ramBlocks: readonly RamBlock[];
-  readonly #deviceSection: DeviceSectionName;
+  /** Replaced when the guest has moved away and another is to come. */
+  #machine: MachineWorker;
 
   #runState: RunState;
   #capabilities: Capabilities = DEFAULT_CAPABILITIES;
@@ -74,8 +69,6 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #traces: ReadonlySet<TraceName> = new Set();
 
   #migration: MigrationThread | undefined;
-  /** Eventfds that the machine thread signals: ours to close when it does not any more. */
-  readonly #wakeFds = new Set<number>();
   #status: MigrationStatus = 'none';
   #error: string | undefined;
   /** Before there is a migration thread, or another connection for it: connecting, or listening. */
@@ -83,6 +76,9 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   readonly #connections = new Connections((text) => this.emit('message', text));
   #listener: Listener | undefined;
   #hasIncoming = false;
+  /** It was made to receive a guest, or its own has moved away and made room for another. */
+  #canReceive: boolean;
+  #isReplacing = false;
   /** The machine's thread lets whoever asks resume the guest again. */
   #onReleased: () => void = () => {};
   /** Asked for, and still to come about. */
@@ -92,27 +88,9 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   /** @throws {VmError} if the machine cannot be made or the address not be listened at */
   static async create(options: VirtualMachineOptions): Promise<VirtualMachine> {
-    const { incoming, isPaused, dirtyTracking, kernelPath, initrdPath, commandLine, ...machine } = options;
+    const { incoming, isPaused } = options;
     const isIncoming = incoming !== undefined;
-    const thread = startMachineThread({
-      kind: 'v86',
-      ...machine,
-      // What the guest started from is in its memory, which comes from the source.
-      ...(!isIncoming && {
-        ...(kernelPath !== undefined && { kernel: { path: kernelPath } }),
-        ...(initrdPath !== undefined && { initrdPath }),
-        ...(commandLine !== undefined && { commandLine }),
-      }),
-    });
-    const notice = await new Promise<MachineNotice>((resolve, reject) => {
-      thread.once('message', resolve);
-      thread.once('error', reject);
-    });
-    if (notice.kind !== 'ready') {
-      await thread.terminate();
-      throw new VmError(notice.kind === 'unusable' ? notice.message : 'The machine did not start');
-    }
-    const vm = new VirtualMachine(options, thread, notice);
+    const vm = new VirtualMachine(options, await MachineWorker.start(machineData(options, isIncoming)));
     try {
       if (incoming !== undefined && incoming !== 'defer') await vm.migrateIncoming(incoming);
       else if (!isIncoming && isPaused !== true) await vm.cont();
@@ -123,29 +101,20 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     return vm;
   }
 
-  private constructor(
-    options: VirtualMachineOptions,
-    thread: Worker,
-    ready: MachineNotice & { kind: 'ready' },
-  ) {
+  private constructor(options: VirtualMachineOptions, machine: MachineWorker) {
     super();
     this.#options = options;
-    this.#machineThread = thread;
-    this.machineType = ready.machineType;
-    this.ramBlocks = ready.ramBlocks;
-    this.#deviceSection = ready.deviceSection;
-    this.#runState = options.incoming === undefined ? 'prelaunch' : 'inmigrate';
-    const { port1, port2 } = new MessageChannel();
-    this.#machine = new MachineClient(port1);
-    port1.unref();
-    this.#orderMachine({ kind: 'attach', port: port2, wakeFd: undefined });
-    thread.on('message', (notice: MachineNotice) => this.#heed(notice));
-    thread.on('error', (error) => this.#machineDied(error));
-    thread.on('exit', () => {
-      for (const wakeFd of this.#wakeFds) closeFd(wakeFd);
-      this.#wakeFds.clear();
-      this.#machineDied(new Error('The machine thread ended'));
-    });
+    this.#machine = this.#watched(machine);
+    this.#canReceive = options.incoming !== undefined;
+    this.#runState = this.#canReceive ? 'inmigrate' : 'prelaunch';
+  }
+
+  get machineType(): string {
+    return this.#machine.machineType;
+  }
+
+  get ramBlocks(): readonly RamBlock[] {
+    return this.#machine.ramBlocks;
   }
 
   // ---- running ---------------------------------------------------------------------------------------------
@@ -160,7 +129,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     if (this.#runState === 'shutdown')
       throw new VmError('There is no machine any more that could be stopped');
     this.#isStopping = true;
-    const isStopped = this.#machine
+    const isStopped = this.#machine.client
       .pause()
       .finally(() => {
         this.#isStopping = false;
@@ -211,12 +180,12 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       await this.#migration.close();
       await isReleased;
     }
-    await this.#machine.resume();
+    await this.#machine.client.resume();
     this.#setRunState('running');
   }
 
   sendSerial(bytes: Uint8Array): void {
-    this.#orderMachine({ kind: 'serial', bytes });
+    this.#machine.order({ kind: 'serial', bytes });
   }
 
   // ---- settings --------------------------------------------------------------------------------------------
@@ -312,13 +281,20 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   async migrateIncoming(uri: string): Promise<string> {
-    if (this.#options.incoming === undefined)
-      throw new VmError("'-incoming' was not specified on the command line");
-    if (this.#hasIncoming) throw new VmError('The incoming migration has already been started');
+    const hasLeft = this.#runState === 'postmigrate' && this.#status === 'completed';
+    if (!this.#canReceive && !hasLeft)
+      throw new VmError(
+        "'-incoming' was not specified on the command line, and the guest of this machine has not moved away",
+      );
+    if (this.#isReplacing || (this.#hasIncoming && !hasLeft))
+      throw new VmError('The incoming migration has already been started');
     this.#hasIncoming = true;
     try {
       this.#listener = await this.#connections.listen(uri, this.#parameters);
+      if (hasLeft) await this.#replaceMachine();
     } catch (error) {
+      this.#listener?.close();
+      this.#listener = undefined;
       this.#hasIncoming = false;
       throw new VmError((error as Error).message, { cause: error });
     }
@@ -444,16 +420,44 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#listener?.close();
     // Nobody waits for the pause: the guest may stand at a page that never comes, until the migration gives up its memory.
     // Whoever uses that memory from another thread ends first, for it goes with the machine's thread.
-    void this.#machine.pause().catch(() => {});
+    void this.#machine.client.pause().catch(() => {});
     this.#machine.abandon(new VmError('The virtual machine is closed'));
-    const areDumpsGone = Promise.all([...this.#memoryDumps].map((thread) => thread.terminate()));
+    const areDumpsGone = this.#endMemoryDumps();
     await this.#migration?.close();
     await areDumpsGone;
-    await this.#machineThread.terminate();
+    await this.#machine.close();
     this.#setRunState('shutdown');
   }
 
   // ---- inside ----------------------------------------------------------------------------------------------
+
+  /** The guest has moved away: what is left of it gives way to a machine that waits for another, or for the same again. */
+  async #replaceMachine(): Promise<void> {
+    this.#isReplacing = true;
+    try {
+      const machine = await MachineWorker.start(machineData(this.#options, true));
+      if (this.#isClosed) {
+        await machine.close();
+        throw new VmError('The virtual machine is closed');
+      }
+      await this.#takeMachine(machine);
+    } finally {
+      this.#isReplacing = false;
+    }
+    this.#setRunState('inmigrate');
+  }
+
+  async #takeMachine(machine: MachineWorker): Promise<void> {
+    const old = this.#machine;
+    old.abandon(new VmError('The guest has moved away'));
+    // Whoever uses its memory from another thread ends first.
+    await this.#endMemoryDumps();
+    await this.#migration?.close();
+    this.#migration = undefined;
+    this.#machine = this.#watched(machine);
+    this.#canReceive = true;
+    await old.close();
+  }
 
   #refuseMigration(): void {
     if (isMigrationRunning(this.#status)) {
@@ -471,6 +475,10 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
         throw new VmError(`The guest cannot be migrated: its state is "${this.#runState}"`);
       default:
     }
+  }
+
+  async #endMemoryDumps(): Promise<void> {
+    await Promise.all([...this.#memoryDumps].map((thread) => thread.terminate()));
   }
 
   async #resumeMigration(uri: string): Promise<void> {
@@ -549,12 +557,9 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     return {
       ramBlocks: this.ramBlocks,
       machineType: this.machineType,
-      deviceSection: this.#deviceSection,
+      deviceSection: this.#machine.deviceSection,
       traces: [...this.#traces],
-      attachMachine: (port, wakeFd) => {
-        this.#wakeFds.add(wakeFd);
-        this.#orderMachine({ kind: 'attach', port, wakeFd });
-      },
+      attachMachine: (port, wakeFd) => this.#machine.attach(port, wakeFd),
       onStatus: (status, error) => this.#setStatus(status, error),
       onPass: (pass) => this.emit('migrationPass', pass),
       onGuest: (isRunning) => this.#setRunState(isRunning ? 'running' : 'finish-migrate'),
@@ -568,7 +573,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   /** A guest that still stands where a migration stopped it may run here again, if an operator says so. */
   #migrationThreadsEnded(): void {
-    if (!this.#isClosed) this.#orderMachine({ kind: 'release' });
+    if (!this.#isClosed) this.#machine.order({ kind: 'release' });
     if (this.#runState !== 'finish-migrate') return;
     this.#setRunState(
       this.#status === 'completed' || this.#migration?.isGuestElsewhere ? 'postmigrate' : 'paused',
@@ -576,7 +581,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   #resumeLater(): void {
-    this.#machine.resume().then(
+    this.#machine.client.resume().then(
       () => this.#setRunState('running'),
       () => {}, // It has not stopped, or must not run on: nothing is to be taken back.
     );
@@ -610,28 +615,47 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.emit('runState', state);
   }
 
-  #heed(notice: MachineNotice): void {
-    if (notice.kind === 'detached' && notice.wakeFd !== undefined && this.#wakeFds.delete(notice.wakeFd)) {
-      closeFd(notice.wakeFd);
-    }
-    if (notice.kind === 'released') this.#onReleased();
+  #watched(machine: MachineWorker): MachineWorker {
+    machine.watch({ onNews: (news) => this.#heed(news), onDied: (error) => this.#machineDied(error) });
+    return machine;
+  }
+
+  #heed(news: MachineNews): void {
+    if (news.kind === 'released') this.#onReleased();
     // While it is being closed the guest may run a little on memory that is incomplete: nobody must see that.
     if (this.#isClosed) return;
-    if (notice.kind === 'serial') this.emit('serial', notice.bytes);
-    else if (notice.kind === 'guest') {
-      if (notice.event === 'crashed') this.#setRunState('internal-error');
-      this.emit('message', notice.message);
+    if (news.kind === 'serial') this.emit('serial', news.bytes);
+    else if (news.kind === 'guest') {
+      if (news.event === 'crashed') this.#setRunState('internal-error');
+      this.emit('message', news.message);
     }
   }
 
   #machineDied(error: Error): void {
     if (this.#isClosed || this.#runState === 'shutdown') return;
-    this.#machine.abandon(error);
     this.emit('message', `The machine ended: ${error.message}`);
     this.#setRunState('shutdown');
   }
+}
 
-  #orderMachine(order: MachineOrder): void {
-    this.#machineThread.postMessage(order, order.kind === 'attach' ? [order.port] : []);
-  }
+/** What the guest started from is in its memory, which comes from the source. */
+function machineData(options: VirtualMachineOptions, isIncoming: boolean): MachineThreadData {
+  const {
+    incoming: _incoming,
+    isPaused: _isPaused,
+    dirtyTracking: _dirtyTracking,
+    kernelPath,
+    initrdPath,
+    commandLine,
+    ...machine
+  } = options;
+  return {
+    kind: 'v86',
+    ...machine,
+    ...(!isIncoming && {
+      ...(kernelPath !== undefined && { kernel: { path: kernelPath } }),
+      ...(initrdPath !== undefined && { initrdPath }),
+      ...(commandLine !== undefined && { commandLine }),
+    }),
+  };
 }

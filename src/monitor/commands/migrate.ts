@@ -56,7 +56,7 @@ const migrateStartPostcopy = defineCommand({
 });
 
 const migrateIncoming = defineCommand({
-  help: 'wait for a migration at URI (needs --incoming defer)',
+  help: 'wait for a migration at URI (with --incoming defer, or once the guest here has moved away)',
   qmp: 'migrate-incoming',
   hmp: { name: 'migrate_incoming', positional: [{ name: 'uri', kind: 'string' }] },
   schema: v.strictObject({ uri: v.string() }),
