@@ -7,6 +7,12 @@
 import { getSystemErrorName } from 'node:util';
 import koffi from 'koffi';
 
+/**
+ * koffi sets memory aside for its calls in every thread, and never gives it back, also when the thread ends. Calls of the C
+ * library need little of it, and what they read and write lies elsewhere.
+ */
+koffi.config({ sync_stack_size: 256 * 1024, sync_heap_size: 64 * 1024 });
+
 export const libc = koffi.load(null);
 
 /** A failed system call, shaped like Node's own system errors. */

@@ -94,6 +94,7 @@ engine.start(monotonicMs());
 while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
 linger();
 closeChannel();
+returnPath.free();
 memory.close();
 notify({ kind: 'ended', info: engine.info(monotonicMs()) });
 data.orders.close();

@@ -42,6 +42,8 @@ interface FaultServer {
   begin?(uffd: Userfaultfd): void;
   /** The migration thread has woken this one. */
   woken?(): void;
+  /** There are no more. */
+  end?(): void;
 }
 
 const data = workerData as FaultThreadData;
@@ -75,6 +77,7 @@ function serve(server: FaultServer): void {
     }
     if (uffd !== undefined && polls.ready(1) !== 0) readFaults(uffd, server.handle);
   }
+  server.end?.();
   uffd?.close();
   polls.close();
   state.setStopped();
@@ -115,6 +118,7 @@ function requestMissingPages(missing: FaultThreadData & { mode: 'missing' }): Fa
       connection = writer.requestConnection;
       requests.askAgain();
     },
+    end: () => writer.free(),
   };
 }
 

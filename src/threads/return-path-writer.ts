@@ -82,6 +82,12 @@ export class ReturnPathWriter {
     this.#lock.hold(() => this.#store(STATE, State.CLOSED));
   }
 
+  /** Gives back the memory of this writer, which writes no more. */
+  free(): void {
+    this.#buffer.unmap();
+    this.#polls.close();
+  }
+
   /** There is another connection. */
   reopen(fd: number): void {
     this.#lock.hold(() => {
