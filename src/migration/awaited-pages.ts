@@ -32,7 +32,8 @@ export class AwaitedPages {
     const key = block * PAGES_PER_BLOCK + page;
     if (this.#askedAtMs.has(key)) return true;
     if (this.#askedAtMs.size >= MAX_QUEUED_REQUESTS) {
-      throw new StreamError('LIMIT', `Too many page requests: at most ${MAX_QUEUED_REQUESTS} may wait`, at);
+      const what = `Too many page requests: at most ${MAX_QUEUED_REQUESTS} may wait`;
+      throw new StreamError('LIMIT', what, at, 'return path');
     }
     this.#askedAtMs.set(key, nowMs);
     return true;

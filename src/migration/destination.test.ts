@@ -355,3 +355,36 @@ test('DestinationMigration traces what it does', () => {
     'send_rp_message',
   ]);
 });
+
+test('DestinationMigration takes the device state once, be it in the stream or in its package', () => {
+  const rig = new DestinationRig();
+  rig.receive(advised, allPages, devices());
+  rig.engine.devicesLoaded(rig.nowMs);
+  rig.receive(wholePackage);
+  assert.equal(rig.engine.status, 'failed');
+  assert.match(rig.engine.error?.message ?? '', /device state of the machine comes twice/);
+  assert.deepEqual(
+    rig.effects.filter((effect) => effect.startsWith('load')),
+    ['load ab'],
+  );
+});
+
+test('DestinationMigration names the place of a run state that cannot be read', () => {
+  const sections = devices();
+  const body = 1 + 4 + 1 + 'globalstate'.length + 4 + 4;
+  sections[body + 3] = 200;
+  const inStream = new DestinationRig();
+  inStream.receive(header, openReturnPath);
+  const before = header.length + openReturnPath.length;
+  inStream.receive(sections);
+  assert.match(
+    inStream.engine.error?.message ?? '',
+    new RegExp(`got 200 \\(stream byte ${before + body}\\)`),
+  );
+  const inPackage = new DestinationRig();
+  inPackage.receive(advised, packaged(listen, sections, run));
+  assert.match(
+    inPackage.engine.error?.message ?? '',
+    new RegExp(`got 200 \\(package byte ${listen.length + body}\\)`),
+  );
+});

@@ -23,7 +23,7 @@ import type { Command } from '../wire/commands.ts';
 import { decodeGlobalState, GLOBAL_STATE_IDSTR, GLOBAL_STATE_VERSION_ID } from '../wire/device-sections.ts';
 import { encodePeerFeatures, PeerFeature } from '../wire/peer-features.ts';
 import { encodePong, encodeRecvBitmap, encodeResumeAck, encodeShut } from '../wire/return-path.ts';
-import type { BodySectionType } from '../wire/sections.ts';
+import { type BodySectionType, SECTION_FOOTER_BYTES } from '../wire/sections.ts';
 import { type ExpectedDevice, StreamDecoder } from '../wire/stream-decoder.ts';
 import { StreamError, type StreamErrorCode } from '../wire/stream-error.ts';
 import type { StreamHandler } from '../wire/stream-handler.ts';
@@ -343,12 +343,21 @@ export class DestinationMigration {
   #device(idstr: string, state: Uint8Array, decoder: StreamDecoder): void {
     this.#statistics.deviceBytes += state.length;
     if (idstr === GLOBAL_STATE_IDSTR) {
-      this.#shouldRun = decodeGlobalState(state) === 'running';
+      this.#shouldRun = this.#runState(state, decoder) === 'running';
       return;
     }
+    // A decoder takes each device once, but the stream and its package have one each.
+    if (this.#areDevicesLoaded || this.#waitingDecoder !== undefined)
+      throw this.#refuse('BAD_SECTION', 'The device state of the machine comes twice');
     this.#waitingDecoder = decoder;
     decoder.pause();
     this.#options.effects.loadDevices(state);
+  }
+
+  /** The footer of the section has been decoded already. */
+  #runState(state: Uint8Array, decoder: StreamDecoder): string {
+    const at = decoder.bytesDecoded - SECTION_FOOTER_BYTES - state.length;
+    return decodeGlobalState(state, at, decoder === this.#package ? 'package' : 'stream');
   }
 
   #eof(): void {

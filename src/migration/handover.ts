@@ -75,6 +75,11 @@ export class Handover {
     this.#isGuestGone = true;
   }
 
+  /** What said that the guest is gone cannot have known it. */
+  guestIsHere(): void {
+    this.#isGuestGone = false;
+  }
+
   /**
    * A PING is answered.
    *

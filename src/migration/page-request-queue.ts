@@ -63,7 +63,8 @@ export class PageRequestQueue {
   /** @param at stream byte of the return path, for the error */
   push(block: number, firstPage: number, pageCount: number, nowMs: number, at: number): void {
     if (this.length >= MAX_QUEUED_REQUESTS) {
-      throw new StreamError('LIMIT', `Too many page requests: at most ${MAX_QUEUED_REQUESTS} may wait`, at);
+      const what = `Too many page requests: at most ${MAX_QUEUED_REQUESTS} may wait`;
+      throw new StreamError('LIMIT', what, at, 'return path');
     }
     const isRange = pageCount > 1;
     const request = { block, page: firstPage, endPage: firstPage + pageCount, queuedAtMs: nowMs, isRange };

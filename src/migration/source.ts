@@ -181,6 +181,7 @@ export class SourceMigration {
   #settlingPing = 0;
   #settlingSinceMs = 0;
   #passStartedAtMs = 0;
+  /** Byte of the return path where the message begins that is being handled. */
   #returnPathBytes = 0;
   /** When a page was last asked for; at first, when postcopy began. */
   #requestedAtMs = 0;
@@ -400,11 +401,11 @@ export class SourceMigration {
     this.#heardAtMs = nowMs;
     this.#statistics.returnPathBytes += bytes.length;
     try {
-      for (const message of this.#returnPath.push(bytes)) {
+      this.#returnPath.take(bytes, (message) => {
         if (this.isOver || this.isPaused) return;
+        this.#returnPathBytes = this.#returnPath.messageAt;
         this.#handleMessage(message, nowMs);
-      }
-      this.#returnPathBytes += bytes.length;
+      });
     } catch (error) {
       if (!(error instanceof StreamError)) throw error;
       this.channelLost(error, nowMs);
@@ -826,7 +827,14 @@ export class SourceMigration {
 
   #heedAnswer(value: number, position: number, nowMs: number): void {
     const wasLoaded = this.#handover.isLoaded;
+    const canTakeBack = this.#canTakeBack;
     this.#handover.answered(value, position);
+    if (canTakeBack && this.#handover.isGuestGone) {
+      // Who has come to RUN is believed only where it can have got it: until then the guest may be taken back.
+      this.#handover.guestIsHere();
+      const what = 'The destination says that it has come to RUN, before that was sent';
+      throw new StreamError('BAD_MESSAGE', what, this.#returnPathBytes, 'return path');
+    }
     if (wasLoaded || !this.#handover.isLoaded) return;
     if (this.#phase === 'loading') this.#queueRun(nowMs);
     else {
@@ -879,7 +887,7 @@ export class SourceMigration {
       const what = `The destination says that it is done in state "${this.#status}", before it can be`;
       throw new StreamError('BAD_MESSAGE', what, this.#returnPathBytes, 'return path');
     }
-    if (this.#handover.isGuestGone) {
+    if (this.#handover.isGuestGone || this.#phase === 'recovering') {
       this.channelLost(new MigrationError(`the destination reports failure (status ${status})`), nowMs);
     } else {
       // What shows that it has come to RUN would have come first: it never ran the guest.

@@ -246,7 +246,7 @@ export class SnapshotReceiver implements OpenStreamHandler {
 
   tailBytes(position: number, lengthBytes: number, at: number): void {
     if (this.#tail !== undefined) {
-      throw new StreamError('BAD_LENGTH', `${lengthBytes} bytes follow the end of the stream`, at);
+      throw new StreamError('BAD_LENGTH', 'Bytes follow the end of the stream', at);
     }
     this.#collector ??= new DeviceTailCollector(at);
     const bytes = this.#options.buffer.subarray(position, position + lengthBytes);

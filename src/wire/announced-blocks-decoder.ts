@@ -13,7 +13,7 @@
  *
  * Source: QEMU migration/ram.c, ram_save_setup(), mapped_ram_setup_ramblock().
  */
-import { asciiText, hex } from './ascii-text.ts';
+import { asciiText, hex, isPlainName } from './ascii-text.ts';
 import type { InputBuffer } from './input-buffer.ts';
 import {
   decodeMappedRamHeader,
@@ -103,6 +103,10 @@ export class AnnouncedBlocksDecoder implements MemSizeDecoder {
     const nameEnd = blockNameEnd(input, start);
     if (nameEnd === 0 || input.end - nameEnd < 8) return false;
     const idstr = asciiText(input.bytes, start + 1, nameEnd);
+    // It goes into files and messages of ours, where it must be what it was.
+    if (!isPlainName(idstr)) {
+      throw input.error('BAD_VALUE', `Name of RAM block must be printable ASCII, got "${idstr}"`, start + 1);
+    }
     const lengthBytes = this.#decodeLength(idstr, nameEnd);
     let end = nameEnd + 8;
     const pageSizeBytes = this.#decodePageSize(end, lengthBytes === this.#unannouncedBytes);

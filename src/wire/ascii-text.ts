@@ -14,6 +14,11 @@ export function asciiText(bytes: Uint8Array, start: number, end: number): string
   return text;
 }
 
+/** Whether `text` is what `asciiText()` makes of a cstr without any escape: 1 to 255 printable characters. */
+export function isPlainName(text: string): boolean {
+  return /^[\x20-\x5b\x5d-\x7e]{1,255}$/.test(text);
+}
+
 /** `value` as `0x…`. */
 export function hex(value: number): string {
   return `0x${value.toString(16)}`;

@@ -118,15 +118,12 @@ export class CommandDecoder {
   #decode(ram: RamProgress): DecodedCommand | null {
     const input = this.#input;
     const start = input.position;
-    if (input.available < 3) return null;
-    const number = input.view.getUint16(start + 1);
-    if (!isMigrationCommand(number)) {
-      const length =
-        input.available < COMMAND_HEADER_BYTES ? '' : ` (len ${hex(input.view.getUint16(start + 3))})`;
-      throw input.error('BAD_COMMAND', `MIG_CMD ${hex(number)} unknown${length}`, start);
-    }
     if (input.available < COMMAND_HEADER_BYTES) return null;
+    const number = input.view.getUint16(start + 1);
     const payloadBytes = input.view.getUint16(start + 3);
+    if (!isMigrationCommand(number)) {
+      throw input.error('BAD_COMMAND', `MIG_CMD ${hex(number)} unknown (len ${hex(payloadBytes)})`, start);
+    }
     this.#checkLength(number, payloadBytes);
     if (input.available < COMMAND_HEADER_BYTES + payloadBytes) return null;
     const payloadStart = start + COMMAND_HEADER_BYTES;

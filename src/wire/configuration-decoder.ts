@@ -132,6 +132,13 @@ export class ConfigurationDecoder {
         start,
       );
     }
+    if (machineType.length !== lengthBytes) {
+      throw input.error(
+        'BAD_VALUE',
+        `Machine type received must be printable ASCII, got '${machineType}'`,
+        start,
+      );
+    }
     this.machineType = machineType;
     input.position = start + lengthBytes;
     this.#state = 'subsections';

@@ -18,7 +18,7 @@ import {
   writeSectionFooter,
   writeSectionStart,
 } from './sections.ts';
-import { StreamError } from './stream-error.ts';
+import { StreamError, type StreamName } from './stream-error.ts';
 import type { VmDescriptionField } from './vm-description.ts';
 
 export const GLOBAL_STATE_IDSTR = 'globalstate';
@@ -49,12 +49,13 @@ export function encodeGlobalState(runState: string): Uint8Array {
  * @param at stream byte of the body, for the error
  * @throws {StreamError} `BAD_LENGTH` if the sizes do not fit, `BAD_VALUE` if the name does not end where the size says
  */
-export function decodeGlobalState(body: Uint8Array, at = 0): string {
+export function decodeGlobalState(body: Uint8Array, at = 0, streamName?: StreamName): string {
   if (body.length !== GLOBAL_STATE_BYTES) {
     throw new StreamError(
       'BAD_LENGTH',
       `Cannot read globalstate: length must be ${GLOBAL_STATE_BYTES}, got ${body.length}`,
       at,
+      streamName,
     );
   }
   const sizeBytes = new DataView(body.buffer, body.byteOffset, 4).getUint32(0);
@@ -63,6 +64,7 @@ export function decodeGlobalState(body: Uint8Array, at = 0): string {
       'BAD_LENGTH',
       `Cannot read globalstate: size must be 2 to ${RUN_STATE_BYTES}, got ${sizeBytes}`,
       at,
+      streamName,
     );
   }
   if (body.indexOf(0, 4) !== 4 + sizeBytes - 1) {
@@ -70,6 +72,7 @@ export function decodeGlobalState(body: Uint8Array, at = 0): string {
       'BAD_VALUE',
       `Cannot read globalstate: run state must end with a NUL after ${sizeBytes - 1} characters`,
       at + 4,
+      streamName,
     );
   }
   return asciiText(body, 4, 4 + sizeBytes - 1);

@@ -10,7 +10,7 @@
  * Names and ids of the sections are held against it, and every footer: a description that does not fit is found out.
  * Source: QEMU migration/vmstate.c, vmstate_save_state_v(); scripts/analyze-migration.py.
  */
-import { asciiText, hex } from './ascii-text.ts';
+import { asciiText, hex, isPlainName } from './ascii-text.ts';
 import { SECTION_FOOTER_BYTES, SectionType } from './sections.ts';
 import { StreamError, type StreamErrorCode } from './stream-error.ts';
 
@@ -51,18 +51,20 @@ export function decodeVmDescription(json: Uint8Array, at = 0): DescribedDevice[]
   let description: unknown;
   try {
     description = JSON.parse(Buffer.from(json.buffer, json.byteOffset, json.byteLength).toString('utf8'));
-  } catch (error) {
-    fail(error instanceof Error ? error.message : String(error));
+  } catch {
+    fail('it is not JSON');
   }
   const devices = property(description, 'devices');
   if (!Array.isArray(devices)) return fail('"devices" must be a list');
   return devices.map((device: unknown, index) => {
     const idstr = property(device, 'name');
     const instanceId = property(device, 'instance_id');
-    if (typeof idstr !== 'string') return fail(`name of device ${index} must be a string`);
-    if (!isCount(instanceId)) return fail(`instance_id of "${idstr}" must be a number`);
+    if (typeof idstr !== 'string' || !isPlainName(idstr)) {
+      return fail(`name of device ${index} must be a string of 1 to 255 printable characters`);
+    }
+    if (!isCount(instanceId)) return fail(`instance_id of device ${index} must be a number`);
     const bodyBytes = lengthOf(device, 0);
-    if (typeof bodyBytes === 'string') return fail(`${bodyBytes}, in "${idstr}"`);
+    if (typeof bodyBytes === 'string') return fail(`${bodyBytes}, in device ${index}`);
     return { idstr, instanceId, bodyBytes };
   });
 }

@@ -615,3 +615,40 @@ for (const { what, stream, code, message, options } of [
     }, expected);
   });
 }
+
+test('OpenStreamDecoder refuses names that could not be written again as they are', () => {
+  const machine = Uint8Array.from(fileHeader);
+  machine[fileHeader.length - 1] = 0xff;
+  assert.throws(() => feed(openDecoder().decoder, machine), {
+    code: 'BAD_VALUE',
+    message: /^Machine type received must be printable ASCII, got 'example-\\xff' \(stream byte 13\)$/,
+  });
+  const start = ramStart({ withHostPageSize: false });
+  const nameAt = Buffer.from(start).indexOf('pc.ram');
+  start[nameAt] = 0x1b;
+  assert.throws(() => feed(openDecoder().decoder, concatenate(fileHeader, start)), {
+    code: 'BAD_VALUE',
+    at: fileHeader.length + nameAt,
+    message: /printable ASCII, got "\\x1bc\.ram"/,
+  });
+});
+
+test('OpenStreamDecoder refuses in the same words however the bytes are cut', () => {
+  for (const wrong of [
+    concatenate(postcopyStream, Uint8Array.of(1, 2, 3)),
+    concatenate(fileHeader, fromHex('08 00ff 0001')),
+  ]) {
+    const texts = [1, 5, wrong.length].map((pieceBytes) => {
+      const { decoder } = openDecoder();
+      try {
+        for (let at = 0; at < wrong.length; at += pieceBytes)
+          feed(decoder, wrong.subarray(at, at + pieceBytes));
+      } catch (error) {
+        return (error as Error).message;
+      }
+      return undefined;
+    });
+    assert.ok(texts[0] !== undefined);
+    assert.deepEqual(new Set(texts).size, 1, String(texts));
+  }
+});

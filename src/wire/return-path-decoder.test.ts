@@ -149,3 +149,17 @@ test('ReturnPathDecoder passes over bitmaps for who does not want them, wherever
     ]);
   }
 });
+
+test('ReturnPathDecoder.take() tells what was said in front of something wrong, and where a message begins', () => {
+  const decoder = new ReturnPathDecoder();
+  const told: [unknown, number][] = [];
+  const bytes = concatenate(encodePong(1), encodePong(2), Uint8Array.of(0, 9, 0, 0));
+  assert.throws(() => decoder.take(bytes, (message) => told.push([message, decoder.messageAt])), {
+    code: 'BAD_MESSAGE',
+    at: 16,
+  });
+  assert.deepEqual(told, [
+    [{ type: 'pong', value: 1 }, 0],
+    [{ type: 'pong', value: 2 }, 8],
+  ]);
+});

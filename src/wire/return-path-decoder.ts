@@ -33,6 +33,7 @@ export class ReturnPathDecoder {
   #needBytes = RETURN_PATH_HEADER_BYTES;
   /** Stream byte of the piece. */
   #pieceAt = 0;
+  #messageAt = 0;
   #state: State = 'header';
   #type: ReturnPathType = ReturnPathType.SHUT;
   #requestIdstr: string | null = null;
@@ -51,6 +52,11 @@ export class ReturnPathDecoder {
     this.#keepsBitmaps = keepsBitmaps;
   }
 
+  /** Byte of the return path where the message begins that was told last, or is being decoded. */
+  get messageAt(): number {
+    return this.#messageAt;
+  }
+
   /** Whether the peer may close here without cutting a message in two. */
   get isBetweenMessages(): boolean {
     return this.#state === 'header' && this.#haveBytes === 0;
@@ -63,12 +69,23 @@ export class ReturnPathDecoder {
   }
 
   /**
-   * The messages that `chunk` completes.
+   * The messages that `chunk` completes; none of them if something is wrong behind them.
    *
-   * @throws {StreamError} `BAD_MESSAGE`, `BAD_LENGTH`, `BAD_VALUE`, `OUT_OF_RANGE`, `LIMIT`; this decoder is then spent
+   * @throws {StreamError} as `take()`
    */
   push(chunk: Uint8Array): ReturnPathMessage[] {
     const messages: ReturnPathMessage[] = [];
+    this.take(chunk, (message) => messages.push(message));
+    return messages;
+  }
+
+  /**
+   * Tells every message that `chunk` completes, before it looks at what follows: what was said in front of something wrong
+   * was said, however the bytes are cut.
+   *
+   * @throws {StreamError} `BAD_MESSAGE`, `BAD_LENGTH`, `BAD_VALUE`, `OUT_OF_RANGE`, `LIMIT`; this decoder is then spent
+   */
+  take(chunk: Uint8Array, onMessage: (message: ReturnPathMessage) => void): void {
     let position = 0;
     while (position < chunk.length) {
       if (this.#state === 'bitmap') {
@@ -83,9 +100,8 @@ export class ReturnPathDecoder {
       position += takenBytes;
       if (this.#haveBytes < this.#needBytes) break;
       const message = this.#decodePiece();
-      if (message !== null) messages.push(message);
+      if (message !== null) onMessage(message);
     }
-    return messages;
   }
 
   /** @returns how many bytes of `chunk` are of the bitmap */
@@ -127,6 +143,7 @@ export class ReturnPathDecoder {
   }
 
   #decodeHeader(): ReturnPathMessage | null {
+    this.#messageAt = this.#pieceAt;
     const type = this.#view.getUint16(0);
     const lengthBytes = this.#view.getUint16(2);
     if (!isReturnPathType(type)) {

@@ -408,9 +408,9 @@ const REFUSALS: readonly Refusal[] = [
   {
     what: 'an unknown command',
     before: fileHeader,
-    refused: '08 000c',
+    refused: '08 000c 0001',
     code: 'BAD_COMMAND',
-    message: /MIG_CMD 0xc unknown/,
+    message: /MIG_CMD 0xc unknown \(len 0x1\)/,
   },
   {
     what: 'command 0',

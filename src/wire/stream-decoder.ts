@@ -422,7 +422,7 @@ export class StreamDecoder {
 
   #stepEnded(): boolean {
     if (this.#input.available > 0) {
-      throw this.#error('BAD_LENGTH', `${this.#input.available} bytes follow the end of the stream`);
+      throw this.#error('BAD_LENGTH', 'Bytes follow the end of the stream');
     }
     return false;
   }
