@@ -35,6 +35,7 @@ export interface RunOptions {
   readonly traceFile?: string;
   readonly capability?: readonly string[];
   readonly parameter?: readonly string[];
+  readonly reconnect?: boolean;
   readonly object?: readonly string[];
 }
 
@@ -54,6 +55,8 @@ export interface RunSettings {
   readonly objects: readonly ObjectProperties[];
 }
 
+/** What `--reconnect` is short for: soon enough for a guest that waits, and no burden for a host that is gone. */
+const RECONNECT_MS = 5000;
 const MIB = 2 ** 20;
 const DIRTY_TRACKING = ['auto', 'async', 'sync'] as const;
 
@@ -84,7 +87,10 @@ export function parseRunOptions(options: RunOptions, isTerminal: boolean): RunSe
     tracePatterns,
     traceFile: options.traceFile,
     capabilities: Object.fromEntries((options.capability ?? []).map(parseCapability)),
-    parameters: Object.fromEntries((options.parameter ?? []).map(parseParameter)),
+    parameters: {
+      ...(options.reconnect === true && { 'x-reconnect-ms': RECONNECT_MS }),
+      ...Object.fromEntries((options.parameter ?? []).map(parseParameter)),
+    },
     objects: parseObjects(options.object),
   };
 }

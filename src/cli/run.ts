@@ -47,6 +47,10 @@ export function addRunCommand(program: Command): void {
     .option('--capability <name=on|off>', 'set a capability of migrations (repeatable)', repeat)
     .option('--parameter <name=value>', 'set a parameter of migrations (repeatable)', repeat)
     .option('--object <properties>', OBJECT_HELP, repeat)
+    .option(
+      '--reconnect',
+      'find the other side again by itself when the connection breaks in postcopy (x-reconnect-ms=5000)',
+    )
     .option('--dirty-tracking <how>', 'how writes of the guest are seen: auto, async or sync', 'auto')
     .optionsGroup('Consoles:')
     .option('--monitor <target>', 'human monitor at stdio, unix:PATH or none (default: stdio at a terminal)')

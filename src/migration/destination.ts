@@ -30,6 +30,7 @@ import type { StreamHandler } from '../wire/stream-handler.ts';
 import type { DestinationEffects, DestinationMemory } from './destination-ports.ts';
 import { DestinationStatistics } from './destination-statistics.ts';
 import type { DeviceSectionName } from './device-state.ts';
+import { BROKEN_OFF } from './lost-connection.ts';
 import { MigrationError } from './migration-error.ts';
 import type { MigrationInfo } from './migration-info.ts';
 import type { RequestTimes } from './page-requests.ts';
@@ -208,15 +209,15 @@ export class DestinationMigration {
     if (!this.#isPaused) this.#lose(new MigrationError(`${what}: ${error.message}`, { cause: error }));
   }
 
-  /** `migrate-pause`: breaks the connection off. @throws {MigrationError} outside postcopy */
-  pause(nowMs: number): void {
+  /** Breaks the connection off. @throws {MigrationError} outside postcopy */
+  pause(nowMs: number, why = BROKEN_OFF): void {
     const canPause = ['postcopy-active', 'postcopy-recover'].includes(this.#status);
     if (!canPause || !this.#isResuming || this.#isStreamDone) {
       throw new MigrationError(
         `migrate-pause is only supported in state "postcopy-active" or "postcopy-recover", not in "${this.#status}"`,
       );
     }
-    this.channelLost(new MigrationError('broken off by migrate-pause'), nowMs);
+    this.channelLost(new MigrationError(why), nowMs);
   }
 
   /** There is a new connection: the source asks what is here. @throws {MigrationError} if there is nothing to recover */

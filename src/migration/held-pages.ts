@@ -6,8 +6,12 @@
  */
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import { SectionType } from '../wire/sections.ts';
 import { StreamError, type StreamErrorCode } from '../wire/stream-error.ts';
 import type { DirtyPages } from './dirty-pages.ts';
+
+/** What the stream of a recovery begins with, unlike that of a migration: a command. */
+export const RECOVERY_FIRST_BYTE = SectionType.COMMAND;
 
 export class HeldPages {
   readonly #blocks: readonly RamBlockLayout[];

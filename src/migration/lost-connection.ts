@@ -7,6 +7,9 @@ export const LOOK_THERE =
   'It may run the guest: look there, and continue here with "cont" only if it does not';
 export const HOW_TO_RECOVER = 'migrate_recover at the destination, then "migrate -r" here';
 
+/** What ends a connection that nothing is wrong with, unless another reason is given. */
+export const BROKEN_OFF = 'broken off by migrate-pause';
+
 export interface LostConnection {
   readonly why: string;
   /** The destination only fetches: it runs no guest. */

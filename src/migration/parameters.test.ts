@@ -16,6 +16,7 @@ test('DEFAULT_PARAMETERS are those of QEMU, and within their bounds', () => {
     'downtime-limit': 300,
     'x-postcopy-start-time': 0,
     'x-switchover-timeout': 30_000,
+    'x-reconnect-ms': 0,
     'tls-creds': '',
     'tls-hostname': '',
     'tls-authz': '',

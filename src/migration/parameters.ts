@@ -59,6 +59,15 @@ export const PARAMETERS = {
     description:
       'A destination that has not loaded the package of postcopy by then is given up, and the guest goes on here; 0 is never',
   },
+  'x-reconnect-ms': {
+    default: 0,
+    minimum: 0,
+    maximum: 3_600_000,
+    unit: 'ms',
+    humanScale: 1,
+    description:
+      'After an interruption in postcopy both sides find each other again by themselves, with waits of up to this; 0 is never',
+  },
 } as const satisfies Record<string, ParameterInfo>;
 
 /** Parameters that name something; empty by default, which is nothing. */

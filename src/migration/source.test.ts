@@ -676,6 +676,7 @@ function rigParameters() {
     'downtime-limit': 300,
     'x-postcopy-start-time': 0,
     'x-switchover-timeout': 30_000,
+    'x-reconnect-ms': 0,
   };
 }
 

@@ -71,7 +71,7 @@ import { DirtyPages } from './dirty-pages.ts';
 import { encodeDirtyDiscards } from './discards.ts';
 import { Handover } from './handover.ts';
 import { HeldPages } from './held-pages.ts';
-import { describeLostConnection, HOW_TO_RECOVER, LOOK_THERE } from './lost-connection.ts';
+import { BROKEN_OFF, describeLostConnection, HOW_TO_RECOVER, LOOK_THERE } from './lost-connection.ts';
 import { MigrationError } from './migration-error.ts';
 import type { MigrationInfo } from './migration-info.ts';
 import { locateRequest, PageRequestQueue } from './page-request-queue.ts';
@@ -437,15 +437,15 @@ export class SourceMigration {
     }
   }
 
-  /** `migrate-pause`: breaks the connection off. @throws {MigrationError} outside postcopy */
-  pause(nowMs: number): void {
+  /** Breaks the connection off. @throws {MigrationError} outside postcopy */
+  pause(nowMs: number, why = BROKEN_OFF): void {
     const canPause = ['postcopy-active', 'postcopy-recover'].includes(this.#status);
     if (!canPause || !this.#options.isRecoverable) {
       throw new MigrationError(
         `migrate-pause is only supported in state "postcopy-active" or "postcopy-recover", not in "${this.#status}"`,
       );
     }
-    this.channelLost(new Error('broken off by migrate-pause'), nowMs);
+    this.channelLost(new Error(why), nowMs);
   }
 
   /**

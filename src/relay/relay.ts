@@ -7,9 +7,9 @@
  * destination before he has said something that a source says, since a destination takes one connection only.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { peek } from '../linux/socket-options.ts';
 import type { Channel } from '../transport/channel.ts';
 import { connectChannel } from '../transport/connect.ts';
+import { firstByte } from '../transport/first-byte.ts';
 import type { TlsOptions } from '../transport/tls-channel.ts';
 import { FILE_MAGIC, SectionType } from '../wire/sections.ts';
 import { Arrivals } from './arrivals.ts';
@@ -21,7 +21,6 @@ import { RelayThread } from './relay-thread-client.ts';
 const FIRST_BYTE_MS = 10_000;
 /** How long an additional connection may be silent before it is taken for the channel of postcopy-preempt. */
 const SILENT_MS = 1000;
-const PEEK_EVERY_MS = 10;
 /** When a source has opened all connections that it opens at the beginning. */
 const SHUT_AFTER_MS = 500;
 /** What connections begin with: a migration, its recovery, a channel of multifd. */
@@ -268,23 +267,4 @@ class Relay {
     const text = `the source ${what}; switch the capability "${capability}" off on both sides`;
     this.#thread.post({ kind: 'end-leg', end: { kind: 'illegal', text } });
   }
-}
-
-/** What a connection begins with, without taking it. */
-async function firstByte(
-  channel: Channel,
-  limitMs: number,
-  signal: AbortSignal,
-): Promise<number | 'silent' | 'closed'> {
-  const endsAtMs = performance.now() + limitMs;
-  while (performance.now() < endsAtMs && !signal.aborted) {
-    try {
-      const bytes = peek(channel.fd, 1);
-      if (bytes !== undefined) return bytes[0] ?? 'closed';
-    } catch {
-      return 'closed';
-    }
-    await sleep(PEEK_EVERY_MS);
-  }
-  return 'silent';
 }

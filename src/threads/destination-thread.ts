@@ -218,7 +218,7 @@ function obey(order: MigrationOrder): void {
       });
       return;
     case 'pause':
-      answer(order.id, () => engine.pause(monotonicMs()));
+      answer(order.id, () => engine.pause(monotonicMs(), order.why));
       return;
     case 'recover':
       answer(order.id, () => recover(order.fd));

@@ -83,8 +83,8 @@ export type MachineThreadData = { readonly kind: 'v86' } & Omit<V86MachineOption
 export type MigrationOrder =
   | { readonly kind: 'cancel'; readonly id: number }
   | { readonly kind: 'start-postcopy'; readonly id: number }
-  /** `migrate-pause`: break the connection off. */
-  | { readonly kind: 'pause'; readonly id: number }
+  /** Break the connection off; by `migrate-pause`, unless it says why. */
+  | { readonly kind: 'pause'; readonly id: number; readonly why?: string }
   /** There is a new connection for a postcopy that is paused. The descriptor is the thread's, also if it refuses. */
   | { readonly kind: 'recover'; readonly id: number; readonly fd: number }
   | { readonly kind: 'set-parameters'; readonly parameters: Parameters }

@@ -199,7 +199,7 @@ export class SourceLoop {
         this.#answer(order.id, () => this.#engine.startPostcopy());
         return;
       case 'pause':
-        this.#answer(order.id, () => this.#engine.pause(nowMs));
+        this.#answer(order.id, () => this.#engine.pause(nowMs, order.why));
         return;
       case 'recover':
         this.#answer(order.id, () => this.#recover(order.fd, nowMs));

@@ -63,7 +63,7 @@ const TRIM_MS = 100;
 type Question =
   | { readonly kind: 'cancel' }
   | { readonly kind: 'start-postcopy' }
-  | { readonly kind: 'pause' }
+  | { readonly kind: 'pause'; readonly why?: string }
   | { readonly kind: 'recover'; readonly fd: number };
 
 /** A thread that dies so often dies of what it is given. */
@@ -204,6 +204,11 @@ export class MigrationThread {
   async ask(question: Question): Promise<void> {
     const answer = await this.#orders.ask((id) => ({ ...question, id }));
     if (answer?.kind === 'answer' && answer.error !== undefined) throw new VmError(answer.error);
+  }
+
+  /** Breaks the connection of a postcopy off. @throws {VmError} with the engine's reason if it refuses */
+  async breakOff(why?: string): Promise<void> {
+    await this.ask({ kind: 'pause', ...(why !== undefined && { why }) });
   }
 
   /**

@@ -28,8 +28,11 @@ import type { ObjectProperties } from '../tls/object-properties.ts';
 import type { Channel } from '../transport/channel.ts';
 import type { Listener } from '../transport/listener.ts';
 import { Connections } from './connections.ts';
+import { DestinationRecovery } from './destination-recovery.ts';
 import { type MachineNews, MachineWorker } from './machine-worker.ts';
 import { type MigrationHost, MigrationThread } from './migration-thread.ts';
+import type { RecoveryHost } from './recovery-host.ts';
+import { SourceRecovery } from './source-recovery.ts';
 import { type MigrateOptions, type RunState, type Vm, VmError, type VmEvents } from './vm.ts';
 
 /** How the guest's writes are noticed while it is migrated; `auto` takes what the kernel has. */
@@ -71,7 +74,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #migration: MigrationThread | undefined;
   #status: MigrationStatus = 'none';
   #error: string | undefined;
-  /** Before there is a migration thread, or another connection for it: connecting, or listening. */
+  /** Before there is a migration thread: connecting, or listening. */
   #connecting: AbortController | undefined;
   readonly #connections = new Connections((text) => this.emit('message', text));
   #listener: Listener | undefined;
@@ -79,6 +82,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   /** It was made to receive a guest, or its own has moved away and made room for another. */
   #canReceive: boolean;
   #isReplacing = false;
+  /** Of the migration that there is, once it is connected. */
+  #recovery: SourceRecovery | DestinationRecovery | undefined;
   /** The machine's thread lets whoever asks resume the guest again. */
   #onReleased: () => void = () => {};
   /** Asked for, and still to come about. */
@@ -209,6 +214,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     for (const [name, value] of Object.entries(changes)) checkParameter(name as Parameter, value);
     this.#parameters = { ...this.#parameters, ...changes };
     this.#migration?.order({ kind: 'set-parameters', parameters: this.#parameters });
+    this.#recovery?.heed(this.#status);
   }
 
   addObject(properties: ObjectProperties): void {
@@ -243,13 +249,16 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   async migrate(uri: string, { resume = false }: MigrateOptions = {}): Promise<void> {
     if (resume) {
-      await this.#resumeMigration(uri);
+      if (!(this.#recovery instanceof SourceRecovery))
+        throw new VmError('Cannot resume if there is no paused migration');
+      await this.#recovery.resume(uri);
       return;
     }
     this.#refuseMigration();
     const dirtyTracking = this.#chooseDirtyTracking();
     this.#error = undefined;
     this.#migration = undefined;
+    this.#recovery = undefined;
     const connecting = new AbortController();
     this.#connecting = connecting;
     this.#setStatus('setup', undefined);
@@ -278,6 +287,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       parameters: this.#parameters,
       dirtyTracking,
     });
+    this.#recovery = new SourceRecovery(this.#recoveryHost(), this.#migration, uri);
   }
 
   async migrateIncoming(uri: string): Promise<string> {
@@ -304,36 +314,21 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   async migrateRecover(uri: string): Promise<string> {
-    const migration = this.#migration;
-    if (migration?.side !== 'destination' || this.#status !== 'postcopy-paused')
+    if (!(this.#recovery instanceof DestinationRecovery))
       throw new VmError('Migrate recover can only be run when postcopy is paused.');
-    if (/^(exec|file):/.test(uri))
-      throw new VmError(
-        `Recovery needs a return path, which "${uri}" has not: use tcp:, unix: or a socket as fd:`,
-      );
-    this.#listener?.close();
-    let listener: Listener;
-    try {
-      listener = await this.#connections.listen(uri, this.#parameters);
-    } catch (error) {
-      throw new VmError((error as Error).message, { cause: error });
-    }
-    this.#listener = listener;
-    void this.#acceptRecovery(listener, migration);
-    return listener.address;
+    return await this.#recovery.listen(uri);
   }
 
   async migratePause(): Promise<void> {
-    if (this.#connecting !== undefined && isRecovering(this.#status)) {
-      this.#connecting.abort();
-      return;
-    }
-    if (this.#status !== 'postcopy-active' && this.#status !== 'postcopy-recover') {
+    const isGuestMoved = this.#status.startsWith('postcopy-') && this.#status !== 'postcopy-device';
+    const wasTrying = isGuestMoved && (this.#recovery?.hold() ?? false);
+    if (this.#status === 'postcopy-active' || this.#status === 'postcopy-recover') {
+      await this.#migration?.breakOff();
+    } else if (!wasTrying) {
       throw new VmError(
         `migrate-pause is only supported in state "postcopy-active" or "postcopy-recover", not in "${this.#status}"`,
       );
     }
-    await this.#migration?.ask({ kind: 'pause' });
   }
 
   migrationEnded(): Promise<MigrationStatus> {
@@ -349,7 +344,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   async migrateCancel(): Promise<void> {
-    if (this.#connecting !== undefined && !isRecovering(this.#status)) {
+    if (this.#connecting !== undefined) {
       this.#connecting.abort();
       this.#connecting = undefined;
       this.#setStatus('cancelling', undefined);
@@ -369,7 +364,10 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   async queryMigrate(): Promise<MigrationInfo> {
     const info = await this.#migration?.query();
-    const address = this.#listener === undefined ? {} : { 'socket-address': [this.#listener.address] };
+    const waitsAt =
+      this.#listener?.address ??
+      (this.#recovery instanceof DestinationRecovery ? this.#recovery.address : undefined);
+    const address = waitsAt === undefined ? {} : { 'socket-address': [waitsAt] };
     if (info !== undefined) {
       // Of a recovery that is being tried the engine does not know yet.
       const isWaiting = this.#status === 'postcopy-paused';
@@ -418,6 +416,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#isClosed = true;
     this.#connecting?.abort();
     this.#listener?.close();
+    this.#recovery?.close();
     // Nobody waits for the pause: the guest may stand at a page that never comes, until the migration gives up its memory.
     // Whoever uses that memory from another thread ends first, for it goes with the machine's thread.
     void this.#machine.client.pause().catch(() => {});
@@ -454,6 +453,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     await this.#endMemoryDumps();
     await this.#migration?.close();
     this.#migration = undefined;
+    this.#recovery?.close();
+    this.#recovery = undefined;
     this.#machine = this.#watched(machine);
     this.#canReceive = true;
     await old.close();
@@ -481,53 +482,6 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     await Promise.all([...this.#memoryDumps].map((thread) => thread.terminate()));
   }
 
-  async #resumeMigration(uri: string): Promise<void> {
-    const migration = this.#migration;
-    if (migration?.side !== 'source' || this.#status !== 'postcopy-paused')
-      throw new VmError('Cannot resume if there is no paused migration');
-    const connecting = new AbortController();
-    this.#connecting = connecting;
-    this.#setStatus('postcopy-recover-setup', undefined);
-    try {
-      const channel = await this.#connections.connect(uri, this.#parameters, connecting.signal);
-      if (connecting.signal.aborted || !channel.hasReturnPath) {
-        channel.close();
-        throw new VmError(
-          connecting.signal.aborted
-            ? 'The recovery was broken off'
-            : `Recovery needs a return path, which "${uri}" has not: use tcp:, unix: or a socket as fd:`,
-        );
-      }
-      await migration.recover(channel);
-    } catch (error) {
-      const text = `The migration is not recovered: ${(error as Error).message}`;
-      // It stays what it was; the same may be tried again.
-      if (!this.#isClosed) this.#setStatus('postcopy-paused', text);
-      throw new VmError(text, { cause: error });
-    } finally {
-      if (this.#connecting === connecting) this.#connecting = undefined;
-    }
-  }
-
-  /** One connection is taken; if it is not the source's, the next needs another `migrateRecover`. */
-  async #acceptRecovery(listener: Listener, migration: MigrationThread): Promise<void> {
-    try {
-      const channel = await listener.accept();
-      if (!channel.hasReturnPath) {
-        channel.close();
-        throw new VmError('Recovery needs a return path: use tcp:, unix: or a socket as fd:');
-      }
-      await migration.recover(channel);
-    } catch (error) {
-      // Closed: another was opened instead, or the machine ends.
-      if (this.#listener === listener && !this.#isClosed)
-        this.emit('message', `The migration is not recovered: ${(error as Error).message}`);
-    } finally {
-      listener.close();
-      if (this.#listener === listener) this.#listener = undefined;
-    }
-  }
-
   #chooseDirtyTracking(): 'async' | 'sync' {
     const wanted = this.#options.dirtyTracking ?? 'auto';
     const whyNotAsync = wanted === 'sync' ? undefined : whyNoAsyncDirtyTracking();
@@ -548,6 +502,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       this.#migration = MigrationThread.startDestination(this.#migrationHost(), channel, {
         staysPaused: this.#options.isPaused === true,
       });
+      this.#recovery = new DestinationRecovery(this.#recoveryHost(), this.#migration, listener.address);
     } catch (error) {
       if (!this.#isClosed) this.#setStatus('failed', (error as Error).message);
     }
@@ -587,13 +542,34 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     );
   }
 
-  #setStatus(status: MigrationStatus, error: string | undefined): void {
+  #recoveryHost(): RecoveryHost {
+    const vm = this;
+    return {
+      get status() {
+        return vm.#status;
+      },
+      get reconnectMs() {
+        return vm.#parameters['x-reconnect-ms'];
+      },
+      get isClosed() {
+        return vm.#isClosed;
+      },
+      setStatus: (status, error, isTold) => this.#setStatus(status, error, isTold),
+      message: (text) => this.emit('message', text),
+      connect: (uri, signal) => this.#connections.connect(uri, this.#parameters, signal),
+      listen: (uri) => this.#connections.listen(uri, this.#parameters),
+    };
+  }
+
+  /** @param isTold whether an operator should read the error now */
+  #setStatus(status: MigrationStatus, error: string | undefined, isTold = true): void {
     if (status === this.#status) return;
     this.#status = status;
     this.#error = error;
     if (this.#migration?.side === 'source') this.#followGuest(status, this.#migration.isGuestElsewhere);
     this.emit('migration', status);
-    if (error !== undefined) this.emit('message', error);
+    if (error !== undefined && isTold) this.emit('message', error);
+    this.#recovery?.heed(status);
   }
 
   /** What the state of an outgoing migration says of the guest, which stands still for it here. */

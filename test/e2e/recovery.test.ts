@@ -21,8 +21,8 @@ interface ProxiedPair extends Pair {
 }
 
 /** A pair in the middle of a slow postcopy, through a network that can be cut. */
-async function inPostcopy(t: Test, memoryMib = 32): Promise<ProxiedPair> {
-  const pair = await startPair(t, { memoryMib, rangeMib: 16, guest: 'random', args: POSTCOPY });
+async function inPostcopy(t: Test, memoryMib = 32, args: readonly string[] = []): Promise<ProxiedPair> {
+  const pair = await startPair(t, { memoryMib, rangeMib: 16, guest: 'random', args: [...POSTCOPY, ...args] });
   const { source, destination } = pair;
   const port = portOf(await destination.address());
   const proxy = await TcpProxy.start(t, port);
@@ -259,6 +259,82 @@ suite('recovery', { timeout: 400_000 }, () => {
     assert.match(await say(destination, 'info migrate'), new RegExp(`\ttcp:127.0.0.1:${port}`));
     assert.equal(await say(source, `migrate -d -r ${proxy.uri}`), '');
     await untilBothEntered(pair, 'postcopy-active', 2);
+    await completeAndProve(pair);
+  });
+});
+
+/** Waits of a test: short, so that both have found each other before anybody looks. */
+const RECONNECT = ['--reconnect', '--parameter', 'x-reconnect-ms=200'];
+
+suite('reconnect', { timeout: 400_000 }, () => {
+  test('both sides find each other again by themselves, again and again', async (t) => {
+    const pair = await inPostcopy(t, 32, RECONNECT);
+    const { source, destination, proxy } = pair;
+    for (let round = 1; round <= 3; round++) {
+      proxy.cut();
+      await untilBothEntered(pair, 'postcopy-paused', round);
+      if (round === 2) await source.untilSaid(/not recovered: .*refused/);
+      await proxy.mend();
+      await until(
+        'both to go on',
+        async () =>
+          (await source.info()).status === 'postcopy-active' &&
+          (await destination.info()).status === 'postcopy-active',
+        () => `${source.describe()}\n${destination.describe()}`,
+      );
+    }
+    await completeAndProve(pair);
+    const told = source.stderr.match(/not recovered: /g) ?? [];
+    assert(told.length <= 3, `the same failure is told again and again:\n${source.stderr}`);
+  });
+
+  test('a source that has lost its connection takes the place of the one that the destination still has', async (t) => {
+    const pair = await inPostcopy(t, 32, RECONNECT);
+    const { source, destination, proxy } = pair;
+    proxy.desert();
+    await untilBothEntered(pair, 'postcopy-active', 2);
+    await destination.untilSaid(/the source goes on over another connection/);
+    assert.equal(timesEntered(source, 'postcopy-paused'), 1);
+    await completeAndProve(pair);
+  });
+
+  test('strangers are sent away; migrate_pause ends the attempts, and other addresses begin them again', async (t) => {
+    const pair = await inPostcopy(t, 32, RECONNECT);
+    const { source, destination, proxy, port } = pair;
+    const stranger = connect(port, '127.0.0.1');
+    stranger.on('error', () => {});
+    stranger.write(Buffer.from('QEVM\x00\x00\x00\x03'));
+    await destination.untilSaid(/refused: it does not go on with this migration/);
+    assert.equal((await destination.info()).status, 'postcopy-active', 'it costs nothing');
+
+    await destination.qmp.execute('migrate-pause');
+    await untilEntered(destination, 'postcopy-paused', 1);
+    await source.untilSaid(/not recovered|Recovery failed/);
+    await source.qmp.execute('migrate-pause').catch(() => {}); // It may be between two attempts.
+    assert.equal((await destination.info())['socket-address'], undefined);
+    const attempts = timesEntered(source, 'postcopy-recover-setup');
+    const fromMs = performance.now();
+    await until('time for another attempt', () => performance.now() - fromMs > 500);
+    assert(timesEntered(source, 'postcopy-recover-setup') <= attempts + 1);
+    assert.equal((await source.info()).status, 'postcopy-paused');
+
+    proxy.cut();
+    await recoverAt(destination, 'tcp:127.0.0.1:0');
+    await resumeTo(source, await destination.address());
+    await untilEntered(source, 'postcopy-active', 2);
+    await completeAndProve(pair);
+  });
+
+  test('x-reconnect-ms begins and ends it also while the migration is interrupted', async (t) => {
+    const pair = await inPostcopy(t);
+    const { source, destination, proxy } = pair;
+    proxy.cut();
+    await untilBothEntered(pair, 'postcopy-paused', 1);
+    await proxy.mend();
+    for (const vm of [source, destination]) await vm.set({ 'x-reconnect-ms': 200 });
+    await untilBothEntered(pair, 'postcopy-active', 2);
+    for (const vm of [source, destination]) await vm.set({ 'x-reconnect-ms': 0 });
+    assert.equal((await destination.info())['socket-address'], undefined);
     await completeAndProve(pair);
   });
 });

@@ -58,6 +58,8 @@ export class TcpProxy {
   readonly targetPort: number;
   readonly #bytesPerSecond: number;
   readonly #sockets = new Set<Socket>();
+  /** Those of them that have come, and take those that lead on with them when they close. */
+  readonly #sources = new Set<Socket>();
   #server: Server | undefined;
   #port = 0;
 
@@ -83,6 +85,13 @@ export class TcpProxy {
     return `tcp:127.0.0.1:${this.#port}`;
   }
 
+  /** Breaks the connections of whoever has come; those that lead on stay, and nothing comes of them any more. */
+  desert(): void {
+    const sources = [...this.#sources];
+    this.#sources.clear();
+    for (const socket of sources) socket.resetAndDestroy();
+  }
+
   /** Breaks all connections; new ones are refused. */
   cut(): void {
     this.#server?.close();
@@ -104,6 +113,7 @@ export class TcpProxy {
 
   #join(source: Socket): void {
     const destination = connect(this.targetPort, '127.0.0.1');
+    this.#sources.add(source);
     for (const [socket, other] of [
       [source, destination],
       [destination, source],
@@ -112,7 +122,7 @@ export class TcpProxy {
       socket.on('error', () => {});
       socket.on('close', () => {
         this.#sockets.delete(socket);
-        other.destroy();
+        if (socket === destination || this.#sources.delete(source)) other.destroy();
       });
     }
     void this.#carry(destination, source, this.returnPath, Infinity);
