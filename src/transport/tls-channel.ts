@@ -14,11 +14,13 @@ import { keepPump } from './tls-pumps.ts';
 import { abortFailure, failure, type TransportAction, throwIfAborted } from './transport-error.ts';
 
 /** A handshake takes some milliseconds, and two or three round trips. */
-export const TLS_HANDSHAKE_MS = 10_000;
+export const DEFAULT_HANDSHAKE_MS = 10_000;
 
 /** TLS on a connection to be. */
 export interface TlsOptions {
   readonly settings: TlsSettings;
+  /** How long a handshake may take, and a stranger be silent before it. Default: 10 seconds. */
+  readonly handshakeMs?: number | undefined;
   /** Told in words when a connection breaks for a reason that its descriptor cannot tell, and when one is refused. */
   readonly onMessage?: ((text: string) => void) | undefined;
 }
@@ -67,7 +69,7 @@ export async function secureChannel(plain: Channel, options: SecureOptions): Pro
     fd,
     settings: tls.settings,
     hostname: hostnameOf(options),
-    handshakeMs: TLS_HANDSHAKE_MS,
+    handshakeMs: tls.handshakeMs ?? DEFAULT_HANDSHAKE_MS,
   });
   const ours = await handshake(worker, fd, options);
   worker.on('message', (notice: TlsPumpNotice) => {

@@ -11,7 +11,7 @@ import type { Channel } from './channel.ts';
 import type { AcceptOptions, Listener } from './listener.ts';
 import type { MigrationUri } from './parse-uri.ts';
 import { notTls } from './raw-stream.ts';
-import { secureChannel, TLS_HANDSHAKE_MS, type TlsOptions } from './tls-channel.ts';
+import { DEFAULT_HANDSHAKE_MS, secureChannel, type TlsOptions } from './tls-channel.ts';
 import { abortFailure, codeOf, failure, TransportError, throwIfAborted } from './transport-error.ts';
 
 /** How many connections may be looked at, at once; further ones are closed. */
@@ -111,7 +111,7 @@ export class TlsListener implements Listener {
     const { peer } = plain;
     let channel: Channel;
     try {
-      await untilTls(plain, signal);
+      await untilTls(plain, this.#tls.handshakeMs ?? DEFAULT_HANDSHAKE_MS, signal);
       channel = await this.#shakeHands(plain, signal);
     } catch (error) {
       plain.close();
@@ -158,7 +158,7 @@ export class TlsListener implements Listener {
 }
 
 /** Waits until a connection has begun to shake hands, without taking a byte. @throws in words if it does something else */
-async function untilTls({ fd }: Channel, signal: AbortSignal): Promise<void> {
+async function untilTls({ fd }: Channel, limitMs: number, signal: AbortSignal): Promise<void> {
   const sinceMs = performance.now();
   for (;;) {
     signal.throwIfAborted();
@@ -172,10 +172,8 @@ async function untilTls({ fd }: Channel, signal: AbortSignal): Promise<void> {
     if (bytes?.[0] === HANDSHAKE_RECORD) return;
     if (bytes !== undefined) throw notTls(bytes);
     const waitedMs = performance.now() - sinceMs;
-    if (waitedMs > TLS_HANDSHAKE_MS) {
-      throw new Error(
-        `it said nothing for ${TLS_HANDSHAKE_MS / 1000} s: TLS begins with the side that connects`,
-      );
+    if (waitedMs > limitMs) {
+      throw new Error(`it said nothing for ${limitMs / 1000} s: TLS begins with the side that connects`);
     }
     await sleep(waitedMs < LOOK_MS ? FIRST_LOOK_MS : LOOK_MS);
   }

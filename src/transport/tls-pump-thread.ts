@@ -119,9 +119,14 @@ function shakeAsClient(
     watchEnd(tls, onEnd);
     tls.once('secureConnect', () => resolve(tls));
     tls.once('error', reject);
-    tls.once('close', () => reject(CLOSED));
-    raw.once('error', reject);
+    rejectWith(raw, reject);
   });
+}
+
+/** Node does not tell of a connection that ends while hands are shaken. */
+function rejectWith(raw: RawStream, reject: (error: Error) => void): void {
+  raw.once('error', reject);
+  for (const event of ['end', 'close']) raw.once(event, () => setImmediate(reject, CLOSED)); // TLS may know more.
 }
 
 function x509ClientOptions(credentials: X509Credentials, hostname = ''): ConnectionOptions {
@@ -191,8 +196,7 @@ function shakeAsServer(
         isStranger ? new TlsFailure('UNKNOWN_USER', `keys.psk has no key of the user "${user}"`) : error,
       );
     });
-    raw.once('error', reject);
-    raw.once('close', () => reject(CLOSED));
+    rejectWith(raw, reject);
     server.emit('connection', raw);
   });
 }
