@@ -7,12 +7,22 @@
  *
  * See sched_setattr(2), and the kernel's Documentation/scheduler/sched-eevdf.rst.
  */
+import { readdirSync } from 'node:fs';
 import { libc } from './libc.ts';
 import { mapAnonymous } from './memory.ts';
 
 const SYS_sched_setattr = { x64: 314, arm64: 274 } as Record<string, number>;
 const SCHED_ATTR_BYTES = 48;
 
+/** Low, but not so low that a thread which joins them to collect garbage waits for ever on a busy host. */
+const HELPER_NICE = 10;
+const HELPER_SLICE_US = 10_000;
+
+const PR_SET_NAME = 15;
+/** Without the NUL at the end. */
+const MAX_NAME_BYTES = 15;
+
+const prctlCall = libc.func('int prctl(int option, str name, long, long, long)');
 const schedSetattrCall = libc.func('long syscall(long number, long pid, uintptr_t attr, long flags)');
 
 export interface ThreadScheduling {
@@ -24,16 +34,36 @@ export interface ThreadScheduling {
 
 /** Sets how the calling thread is scheduled. Never fails: every thread works without, only later. */
 export function scheduleThread({ sliceUs, nice }: ThreadScheduling): void {
+  if (!setAttributes(0, sliceUs, nice) && nice < 0) setAttributes(0, sliceUs, 0);
+}
+
+/**
+ * Lets the threads of this process that are there already, but for the main one, give way to all others: those on which V8
+ * compiles and collects garbage, and libuv's. Called before the first worker starts.
+ *
+ * V8 compiles a guest's functions for hundreds of milliseconds after it has begun to run, in pieces of several that a
+ * thread of the same rank waits for; at that time every page the guest touches is waited for.
+ */
+export function lowerHelperThreads(): void {
+  for (const thread of readdirSync('/proc/self/task').map(Number))
+    if (thread !== process.pid) setAttributes(thread, HELPER_SLICE_US, HELPER_NICE);
+}
+
+/** @param thread 0 for the calling one */
+function setAttributes(thread: number, sliceUs: number, nice: number): boolean {
   const number = SYS_sched_setattr[process.arch];
-  if (number === undefined) return;
+  if (number === undefined) return true;
   const attr = mapAnonymous(4096);
   const view = new DataView(attr.bytes.buffer);
   view.setUint32(0, SCHED_ATTR_BYTES, true);
   view.setInt32(16, nice, true);
   view.setBigUint64(24, BigInt(sliceUs) * 1000n, true); // sched_runtime: of a SCHED_OTHER thread its slice
-  if (Number(schedSetattrCall(number, 0, attr.address, 0)) === -1 && nice < 0) {
-    view.setInt32(16, 0, true);
-    schedSetattrCall(number, 0, attr.address, 0);
-  }
+  const result = Number(schedSetattrCall(number, thread, attr.address, 0));
   attr.unmap();
+  return result !== -1;
+}
+
+/** Names the calling thread, for `top -H`, `perf` and `/proc/PID/task`: ASCII, cut to 15 characters. */
+export function nameThread(name: string): void {
+  prctlCall(PR_SET_NAME, name.slice(0, MAX_NAME_BYTES), 0, 0, 0);
 }

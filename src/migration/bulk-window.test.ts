@@ -33,15 +33,51 @@ test('BulkWindow grows to twice what the path holds, within its bounds', () => {
   assert.equal(path(1_000_000, 100), MAX_BYTES);
 });
 
-test('BulkWindow takes the shortest round trip, and forgets it slowly', () => {
+/** A path that carries one piece after the other, and holds what comes too early in a queue. */
+function travel(window: BulkWindow, path: { bytesPerMs: number; emptyMs: number }, untilMs: number) {
+  const underWay: { position: number; sentAtMs: number; arrivesAtMs: number }[] = [];
+  let position = 0;
+  let freeAtMs = 0;
+  let mostBytes = 0;
+  for (let nowMs = 0; nowMs < untilMs; nowMs += 0.05) {
+    for (let [piece] = underWay; piece !== undefined && piece.arrivesAtMs <= nowMs; [piece] = underWay) {
+      underWay.shift();
+      window.decoded(piece.position, nowMs - piece.sentAtMs, nowMs);
+    }
+    while (window.isOpen) {
+      position += window.pieceBytes;
+      freeAtMs = Math.max(nowMs, freeAtMs) + window.pieceBytes / path.bytesPerMs;
+      underWay.push({ position, sentAtMs: nowMs, arrivesAtMs: freeAtMs + path.emptyMs });
+      window.sent(position);
+      mostBytes = Math.max(mostBytes, window.sizeBytes);
+    }
+  }
+  return { position, mostBytes };
+}
+
+test('BulkWindow does not grow by its own queue', () => {
   const window = new BulkWindow();
   window.open(0);
-  for (let ms = 1; ms <= 100; ms++) window.decoded(ms * 100_000, 4, ms);
+  const path = { bytesPerMs: 400_000, emptyMs: 0.3 };
+  const { mostBytes, position } = travel(window, path, 5000);
+  // One piece takes 0.3 ms and its own time.
+  assert.ok(mostBytes < 4 * path.bytesPerMs * (path.emptyMs + 0.25), `${mostBytes} bytes`);
+  assert.ok(position > 0.95 * 5000 * path.bytesPerMs, `the path is full: ${position} bytes`);
+});
+
+test('BulkWindow learns that the path has become longer', () => {
+  const window = new BulkWindow();
+  window.open(0);
+  for (let ms = 1; ms <= 300; ms++) {
+    window.sent(ms * 100_000);
+    window.decoded(ms * 100_000, 4, ms);
+  }
   const before = window.sizeBytes;
-  window.decoded(101 * 100_000, 400, 101);
-  assert.ok(window.sizeBytes < before * 1.02);
-  for (let ms = 102; ms <= 202; ms++) window.decoded(ms * 100_000, 8, ms);
-  assert.ok(window.sizeBytes > before * 1.9);
+  for (let ms = 301; ms <= 1500; ms++) {
+    window.sent(ms * 100_000);
+    window.decoded(ms * 100_000, 8, ms);
+  }
+  assert.ok(Math.abs(window.sizeBytes - 2 * before) < 0.1 * before, `${before}, ${window.sizeBytes}`);
 });
 
 test('BulkWindow ignores a position that is decoded already', () => {

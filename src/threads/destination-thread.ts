@@ -10,7 +10,7 @@ import { connectionError } from '../linux/connection-error.ts';
 import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
-import { scheduleThread } from '../linux/scheduling.ts';
+import { nameThread, scheduleThread } from '../linux/scheduling.ts';
 import { setUserTimeout, shutdownBoth } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -88,6 +88,7 @@ const engine = new DestinationMigration({
   trace,
 });
 
+nameThread('destination');
 scheduleThread({ sliceUs: 200, nice: -10 });
 if (data.hasReturnPath) setUserTimeout(fd, PEER_TIMEOUT_MS);
 engine.start(monotonicMs());

@@ -9,7 +9,7 @@
  */
 import { workerData } from 'node:worker_threads';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
-import { scheduleThread } from '../linux/scheduling.ts';
+import { nameThread, scheduleThread } from '../linux/scheduling.ts';
 import { Userfaultfd } from '../linux/userfaultfd.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -55,6 +55,7 @@ const bitmaps = data.bitmapWords.map(
   (words, block) => new PageBitmap((data.blocks[block] as RamBlock).lengthBytes / TARGET_PAGE_BYTES, words),
 );
 
+nameThread('fault');
 scheduleThread({ sliceUs: 100, nice: -10 });
 const state = new FaultThreadState(data.control);
 serve(data.mode === 'missing' ? requestMissingPages(data) : { handle: noteDirtyPages });

@@ -17,7 +17,7 @@ import { closeFd, readInto, WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
 import { createMemoryFile } from '../linux/file-io.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet, signalEventfd } from '../linux/poll.ts';
-import { scheduleThread } from '../linux/scheduling.ts';
+import { nameThread, scheduleThread } from '../linux/scheduling.ts';
 import { setUserTimeout } from '../linux/socket-options.ts';
 import { Fetcher } from '../migration/fetcher.ts';
 import { MigrationError } from '../migration/migration-error.ts';
@@ -305,5 +305,6 @@ class FetchLoop {
 }
 
 // A guest waits for what comes here.
+nameThread('fetch');
 scheduleThread({ sliceUs: 200, nice: -10 });
 new FetchLoop(workerData as FetchThreadData).run();

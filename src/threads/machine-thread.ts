@@ -5,6 +5,7 @@
  * an answer. Nothing but the machine and its server belongs on it.
  */
 import { parentPort, workerData } from 'node:worker_threads';
+import { nameThread } from '../linux/scheduling.ts';
 import { V86Machine } from '../machine/v86/v86-machine.ts';
 import { MachineServer } from './machine-server.ts';
 import type { MachineNotice, MachineOrder, MachineThreadData } from './messages.ts';
@@ -12,6 +13,7 @@ import type { MachineNotice, MachineOrder, MachineThreadData } from './messages.
 const main = parentPort as NonNullable<typeof parentPort>;
 const notify = (notice: MachineNotice) => main.postMessage(notice);
 
+nameThread('machine');
 try {
   const { kind: _kind, ...options } = workerData as MachineThreadData;
   const machine = await V86Machine.create({

@@ -6,6 +6,7 @@
 import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { viewMemory } from '../linux/memory.ts';
+import { nameThread } from '../linux/scheduling.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { isZeroPage } from '../memory/zero-page.ts';
 
@@ -19,6 +20,7 @@ export interface MemoryDumpData {
 export type MemoryDumpResult = { readonly error: string | undefined };
 
 const { address, lengthBytes, path } = workerData as MemoryDumpData;
+nameThread('memory-dump');
 let result: MemoryDumpResult = { error: undefined };
 try {
   dump();

@@ -7,6 +7,7 @@
  */
 import { workerData } from 'node:worker_threads';
 import { signalEventfd } from '../linux/poll.ts';
+import { nameThread } from '../linux/scheduling.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { capturedDevices } from '../migration/device-state.ts';
@@ -18,6 +19,8 @@ import { PageRecording } from './page-recording.ts';
 import { SourceLoop, type SourceMachine } from './source-loop.ts';
 
 const data = workerData as SnapshotThreadData;
+
+nameThread('snapshot-source');
 
 /** Answers come in the order of the questions; the loop collects them when it is woken. */
 class SavedMachine implements SourceMachine {

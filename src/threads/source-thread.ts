@@ -5,6 +5,7 @@
  */
 import { workerData } from 'node:worker_threads';
 import { viewMemory } from '../linux/memory.ts';
+import { nameThread } from '../linux/scheduling.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { isZeroPage } from '../memory/zero-page.ts';
@@ -20,6 +21,7 @@ import { SourceLoop } from './source-loop.ts';
 const data = workerData as SourceThreadData;
 const outgoing = new OutgoingBytes();
 
+nameThread('source');
 new SourceLoop(data, new MachinePort(data.machine), {
   outgoing,
   memory: guestMemory(),
