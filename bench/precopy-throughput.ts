@@ -10,25 +10,28 @@ import { withTwoVms } from './two-vms.ts';
 
 export const precopyThroughput: Benchmark = {
   name: 'precopy-throughput',
-  about: 'precopy of full memory without a limit, guest paused and reading, against a bare copy',
+  about:
+    'precopy of full memory without a limit, guest paused (also with checksums) and reading, against a bare copy',
   async run(scale) {
     const memoryMib = scale === 'tiny' ? 16 : 256;
     const paused = await precopy(memoryMib, true);
+    const checked = await precopy(memoryMib, true, true);
     const reading = await precopy(memoryMib, false);
     await warmHostMemory(2 * memoryMib * MIB);
     const elapsedMs = await bareCopyMs(memoryMib * MIB);
     return {
       paused,
+      checked,
       reading,
       bare: { elapsedMs: rounded(elapsedMs), bytesPerSecond: rounded((memoryMib * MIB * 1000) / elapsedMs) },
     };
   },
 };
 
-function precopy(memoryMib: number, isPaused: boolean): Promise<Figures> {
+function precopy(memoryMib: number, isPaused: boolean, checksums = false): Promise<Figures> {
   const guest = { memoryMib, guest: 'reader', commandLine: `range=${memoryMib - 4}M` } as const;
   return withTwoVms(guest, async ({ source, migrate }) => {
-    await source.configure(false, { 'max-bandwidth': 0 });
+    await source.configure(false, { 'max-bandwidth': 0 }, checksums);
     if (isPaused) await source.stop();
     await warmHostMemory(2 * memoryMib * MIB);
     const infos = await migrate();

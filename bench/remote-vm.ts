@@ -19,6 +19,7 @@ type VmCall =
   | {
       readonly kind: 'configure';
       readonly postcopy: boolean;
+      readonly checksums: boolean;
       readonly parameters: Partial<Parameters>;
     }
   | { readonly kind: 'migrate'; readonly uri: string }
@@ -93,8 +94,8 @@ export class RemoteVm {
     });
   }
 
-  configure(postcopy: boolean, parameters: Partial<Parameters>): Promise<void> {
-    return this.#ask({ kind: 'configure', postcopy, parameters }) as Promise<void>;
+  configure(postcopy: boolean, parameters: Partial<Parameters>, checksums = false): Promise<void> {
+    return this.#ask({ kind: 'configure', postcopy, checksums, parameters }) as Promise<void>;
   }
 
   migrate(uri: string): Promise<void> {

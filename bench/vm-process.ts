@@ -32,7 +32,7 @@ async function perform(request: VmRequest): Promise<unknown> {
   if (vm === undefined) throw new Error('There is no machine yet');
   switch (request.kind) {
     case 'configure':
-      vm.setCapabilities({ 'postcopy-ram': request.postcopy });
+      vm.setCapabilities({ 'postcopy-ram': request.postcopy, 'x-checksum': request.checksums });
       vm.setParameters(request.parameters);
       return;
     case 'migrate':

@@ -8,7 +8,7 @@ test('capabilityNamed() takes names and older names', () => {
   assert.equal(capabilityNamed('events'), 'events');
   assert.throws(
     () => capabilityNamed('xbzrle'),
-    /No capability is named "xbzrle"; there are: events, postcopy-ram/,
+    /No capability is named "xbzrle"; there are: events, postcopy-ram, x-checksum/,
   );
   assert.throws(() => capabilityNamed('constructor'), RangeError);
 });

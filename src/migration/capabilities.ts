@@ -7,6 +7,8 @@ export const CAPABILITIES = {
   events: 'Send MIGRATION and MIGRATION_PASS events to QMP clients',
   'postcopy-ram':
     'Allow the switch to postcopy: the guest runs at the destination while pages are still missing',
+  'x-checksum':
+    'Send a checksum with every page, to a destination of this program, which places no page that was changed on the way',
 } as const;
 
 export type Capability = keyof typeof CAPABILITIES;
@@ -15,6 +17,7 @@ export type Capabilities = Readonly<Record<Capability, boolean>>;
 export const DEFAULT_CAPABILITIES: Capabilities = {
   events: false,
   'postcopy-ram': false,
+  'x-checksum': false,
 };
 
 /** Older names that are still taken. */

@@ -33,7 +33,8 @@ test('DestinationMigration announces that it waits for RUN, before it answers an
   const rig = new DestinationRig();
   rig.receive(header, openReturnPath, ping(1));
   const values = rig.messages.map((message) => (message.type === 'pong' ? message.value : Number.NaN));
-  assert.equal(decodePeerFeatures(values[0] as number), PeerFeature.RUN_HANDSHAKE);
+  const features = PeerFeature.RUN_HANDSHAKE | PeerFeature.CHECKSUMS;
+  assert.equal(decodePeerFeatures(values[0] as number), features);
   assert.equal(values[1], 1);
 });
 

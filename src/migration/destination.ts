@@ -48,7 +48,7 @@ export const SOURCE_RECOVERY_SILENCE_MS = 30_000;
 export const RUN_SILENCE_MS = 60_000;
 
 /** What we can do that QEMU cannot. */
-const FEATURES = PeerFeature.RUN_HANDSHAKE;
+const FEATURES = PeerFeature.RUN_HANDSHAKE | PeerFeature.CHECKSUMS;
 
 const INCOMING_ORDER: readonly PostcopyIncomingState[] = [
   'none',
@@ -226,7 +226,10 @@ export class DestinationMigration {
     if (!this.#isPaused) throw new MigrationError('Migrate recover can only be run when postcopy is paused.');
     if (this.#whyNoRecovery !== undefined) throw new MigrationError(this.#whyNoRecovery);
     this.#isPaused = false;
-    this.#decoder = this.#newDecoder({ ramSectionId: this.#ramSectionId });
+    this.#decoder = this.#newDecoder({
+      ramSectionId: this.#ramSectionId,
+      hasChecksums: this.#decoder.hasChecksums,
+    });
     this.#move('postcopy-recover');
   }
 
@@ -251,7 +254,7 @@ export class DestinationMigration {
 
   // ---- stream ----------------------------------------------------------------------------------------------
 
-  #newDecoder(resumed?: { readonly ramSectionId: number }): StreamDecoder {
+  #newDecoder(resumed?: { readonly ramSectionId: number; readonly hasChecksums: boolean }): StreamDecoder {
     return new StreamDecoder({
       buffer: this.#options.buffer,
       machineType: this.#options.machineType,

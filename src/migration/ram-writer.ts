@@ -6,6 +6,7 @@
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { Trace } from '../telemetry/trace-events.ts';
 import type { ByteWriter } from '../wire/byte-writer.ts';
+import { PageChecksums } from '../wire/page-checksum.ts';
 import {
   PAGE_RECORD_MAX_BYTES,
   RAM_EOS_BYTES,
@@ -48,6 +49,8 @@ export class RamWriter {
   readonly #sectionId: number;
   /** The block that CONTINUE refers to, -1 for none. */
   #namedBlock = -1;
+  /** Behind every page, if there are to be any. */
+  readonly #checksums: PageChecksums | undefined;
   #isFinalOpen = false;
 
   constructor(
@@ -56,7 +59,9 @@ export class RamWriter {
     statistics: SourceStatistics,
     trace: Trace,
     sectionId: number,
+    hasChecksums: boolean,
   ) {
+    if (hasChecksums) this.#checksums = new PageChecksums(memory.blocks);
     this.#memory = memory;
     this.#pages = pages;
     this.#statistics = statistics;
@@ -181,13 +186,15 @@ export class RamWriter {
     // Before the content is read: a write after this makes the page dirty again.
     this.#pages.markSent(block, page);
     if (this.#pages.isZero(block, page)) {
-      writeZeroPage(writer, offset, idstr);
+      writeZeroPage(writer, offset, idstr, this.#checksums?.ofZeroPage(block, offset));
       this.#statistics.zeroPages++;
       this.#statistics.zeroPageBytes += writer.position - from;
     } else {
-      writePageHeader(writer, offset, RamSaveFlag.PAGE, idstr);
-      this.#memory.copyPage(block, offset, writer.target, writer.position);
+      writePageHeader(writer, offset, RamSaveFlag.PAGE, idstr, this.#checksums !== undefined);
+      const { target, position } = writer;
+      this.#memory.copyPage(block, offset, target, position);
       writer.position += TARGET_PAGE_BYTES;
+      if (this.#checksums !== undefined) writer.u32(this.#checksums.ofPage(block, offset, target, position));
       this.#statistics.normalPages++;
       this.#statistics.pageBytes += writer.position - from;
     }

@@ -13,7 +13,8 @@ export interface SourceMemory {
   readonly blocks: readonly RamBlockLayout[];
   /**
    * Copies one target page to `target[at…]`, or sees to it that its content is sent in place of these bytes. That may be
-   * its content of a later moment: a page that is written after it was taken for sent is sent again.
+   * its content of a later moment: a page that is written after it was taken for sent is sent again. With the capability
+   * `x-checksum` it must be copied, since the checksum is made of the copy.
    */
   copyPage(block: number, offset: number, target: Uint8Array, at: number): void;
   isZeroPage(block: number, offset: number): boolean;

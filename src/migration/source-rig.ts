@@ -32,6 +32,7 @@ export interface SourceRigOptions {
   readonly availablePages?: readonly PageBitmap[];
   readonly isPulled?: boolean;
   readonly isRecoverable?: boolean;
+  readonly hasChecksums?: boolean;
 }
 
 export class SourceRig {
@@ -80,7 +81,11 @@ export class SourceRig {
       dirtyBitmaps: blocks.map(({ lengthBytes }) => new PageBitmap(lengthBytes / TARGET_PAGE_BYTES)),
       machineType: RIG_MACHINE_TYPE,
       encodeDevices: machineDevices(RIG_DEVICE),
-      capabilities: { ...DEFAULT_CAPABILITIES, 'postcopy-ram': isPostcopyOn },
+      capabilities: {
+        ...DEFAULT_CAPABILITIES,
+        'postcopy-ram': isPostcopyOn,
+        'x-checksum': options.hasChecksums ?? false,
+      },
       parameters: this.parameters,
       hasReturnPath,
       pushFirst: options.pushFirst ?? [],
@@ -106,6 +111,11 @@ export class SourceRig {
       devices: DEVICES,
       handler: this.#handler(''),
     });
+  }
+
+  /** Whether a page with a checksum has come to the decoder. */
+  get hasSeenChecksums(): boolean {
+    return this.#decoder.hasChecksums;
   }
 
   /** The guest writes a page; 0 makes it a page of zeros. */

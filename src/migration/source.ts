@@ -11,6 +11,7 @@
  *
  * Phases, and what `fill` gives in each:
  *
+ *   greeting    nothing: with `x-checksum` the destination must have said that it knows checksums
  *   precopy     dirty pages, pass after pass, as PART sections within `max-bandwidth`
  *   settling    nothing: the destination is decoding what is under way, while the guest still runs
  *   pausing     nothing: the guest is being stopped; then the last dirty scan, and the state is `device`
@@ -44,7 +45,7 @@ import {
   MigrationCommand,
   PingValue,
 } from '../wire/commands.ts';
-import { decodePeerFeatures } from '../wire/peer-features.ts';
+import { decodePeerFeatures, PeerFeature } from '../wire/peer-features.ts';
 import { memSizeMaxBytes, PAGE_RECORD_CONTINUE_BYTES } from '../wire/ram-record.ts';
 import type { ReturnPathMessage } from '../wire/return-path.ts';
 import { ReturnPathDecoder } from '../wire/return-path-decoder.ts';
@@ -99,6 +100,7 @@ export const RECOVERY_SILENCE_MS = 30_000;
 
 type Phase =
   | 'idle'
+  | 'greeting'
   | 'precopy'
   | 'settling'
   | 'pausing'
@@ -216,6 +218,7 @@ export class SourceMigration {
       this.#statistics,
       options.trace,
       options.ramSectionId ?? RAM_SECTION_ID,
+      options.capabilities['x-checksum'],
     );
     this.#pushOrder = new PushOrder(options.pushFirst ?? [], this.#pages);
     this.#quietBeforePushMs = options.quietBeforePushMs ?? 0;
@@ -223,6 +226,11 @@ export class SourceMigration {
     if (options.capabilities['postcopy-ram'] && !options.hasReturnPath) {
       throw new MigrationError(
         'Postcopy needs a return path: use tcp:, unix: or a socket as fd:, or switch postcopy-ram off',
+      );
+    }
+    if (options.capabilities['x-checksum'] && !options.hasReturnPath) {
+      throw new MigrationError(
+        'Checksums need a return path: use tcp:, unix: or a socket as fd:, or switch x-checksum off',
       );
     }
   }
@@ -260,7 +268,7 @@ export class SourceMigration {
   // ---- inputs ----------------------------------------------------------------------------------------------
 
   start(nowMs: number): void {
-    const { capabilities, hasReturnPath, machineType, memory, uuid } = this.#options;
+    const { capabilities, hasReturnPath, machineType, uuid } = this.#options;
     this.#statistics.startedAtMs = nowMs;
     this.#move('setup');
     this.#pages.start(this.#options.isPulled);
@@ -273,6 +281,21 @@ export class SourceMigration {
       this.#queueCommand('OPEN_RETURN_PATH', encodeCommand(MigrationCommand.OPEN_RETURN_PATH));
       this.#queuePing(PingValue.RETURN_PATH_OPENED, nowMs);
     }
+    this.#heardAtMs = nowMs;
+    if (capabilities['x-checksum']) this.#phase = 'greeting';
+    else this.#announceRam(nowMs);
+  }
+
+  /** The destination has answered the first PING, in front of which it says what it can. */
+  #greeted(nowMs: number): void {
+    if ((this.#handover.peerFeatures & PeerFeature.CHECKSUMS) === 0) {
+      const why = 'The destination cannot check checksums: it is a QEMU, or an older version of this program';
+      this.#fail(new MigrationError(`${why}. Switch the capability "x-checksum" off, or use TLS`), nowMs);
+    } else this.#announceRam(nowMs);
+  }
+
+  #announceRam(nowMs: number): void {
+    const { capabilities, memory } = this.#options;
     if (capabilities['postcopy-ram']) {
       const summary = memory.blocks.reduce((bits, { pageSizeBytes }) => bits | pageSizeBytes, 0);
       this.#queueCommand('POSTCOPY_ADVISE', encodeAdvise(summary, TARGET_PAGE_BYTES));
@@ -294,7 +317,7 @@ export class SourceMigration {
     if (!this.#options.capabilities['postcopy-ram']) {
       throw new MigrationError('Enable postcopy with migrate_set_capability before the start of migration');
     }
-    if (this.#phase !== 'precopy' && this.#phase !== 'settling') {
+    if (this.#phase !== 'greeting' && this.#phase !== 'precopy' && this.#phase !== 'settling') {
       throw new MigrationError(`Postcopy cannot start in state "${this.#status}": only precopy can switch`);
     }
     this.#isPostcopyWanted = true;
@@ -536,7 +559,10 @@ export class SourceMigration {
    */
   checkTime(nowMs: number): void {
     if (nowMs < this.givesUpAtMs) return;
-    if (this.#phase === 'recovering') {
+    if (this.#phase === 'greeting') {
+      const what = `The destination has not answered within ${RECOVERY_SILENCE_MS / 1000} s`;
+      this.#fail(new MigrationError(what), nowMs);
+    } else if (this.#phase === 'recovering') {
       this.channelLost(new Error(`nothing was heard for ${RECOVERY_SILENCE_MS / 1000} s`), nowMs);
     } else {
       const what = `The destination has not loaded the state of the devices within ${this.#parameters['x-switchover-timeout']} ms`;
@@ -546,7 +572,8 @@ export class SourceMigration {
 
   /** When `checkTime` would give the destination up; Infinity if it would not. */
   get givesUpAtMs(): number {
-    if (this.#phase === 'recovering') return this.#heardAtMs + RECOVERY_SILENCE_MS;
+    if (this.#phase === 'greeting' || this.#phase === 'recovering')
+      return this.#heardAtMs + RECOVERY_SILENCE_MS;
     const isHandingOver = this.#phase === 'handover' || this.#phase === 'loading';
     return isHandingOver
       ? this.#handover.givesUpAtMs(this.#parameters['x-switchover-timeout'])
@@ -796,6 +823,8 @@ export class SourceMigration {
           if (this.#isSwitchDue(nowMs)) this.#pauseGuest(nowMs);
           else this.#endPass(nowMs, true);
         }
+        if (this.#phase === 'greeting' && message.value === PingValue.RETURN_PATH_OPENED)
+          this.#greeted(nowMs);
         this.#heedAnswer(message.value, pong.position, nowMs);
         if (this.#phase === 'postcopy') this.#window.decoded(pong.position, pong.roundTripMs, nowMs);
         if (trace.isEnabled('source_return_path_thread_pong')) {

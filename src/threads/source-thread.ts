@@ -40,10 +40,14 @@ function bitmapOf(block: number, words: Int32Array): PageBitmap {
 function guestMemory(): SourceMemory {
   const addresses = data.blocks.map(({ hostAddress }) => Number(hostAddress));
   const views = data.blocks.map(({ hostAddress, lengthBytes }) => viewMemory(hostAddress, lengthBytes));
+  const sendInPlace: SourceMemory['copyPage'] = (block, offset, _target, at) =>
+    outgoing.addPage(at, (addresses[block] as number) + offset);
+  const copy: SourceMemory['copyPage'] = (block, offset, target, at) =>
+    target.set((views[block] as Uint8Array).subarray(offset, offset + TARGET_PAGE_BYTES), at);
   return {
     blocks: data.blocks,
     // What the guest writes between this and the write to the channel makes the page dirty again, and it is sent again.
-    copyPage: (block, offset, _target, at) => outgoing.addPage(at, (addresses[block] as number) + offset),
+    copyPage: data.capabilities['x-checksum'] ? copy : sendInPlace,
     isZeroPage: (block, offset) => isZeroPage(views[block] as Uint8Array, offset),
   };
 }

@@ -282,6 +282,12 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       this.#setStatus('failed', why);
       throw new VmError(why);
     }
+    if (!channel.hasReturnPath && this.#capabilities['x-checksum']) {
+      channel.close();
+      const why = `Checksums need a return path, which "${uri}" has not: use tcp:, unix: or a socket as fd:`;
+      this.#setStatus('failed', why);
+      throw new VmError(why);
+    }
     this.#migration = MigrationThread.startSource(this.#migrationHost(), channel, {
       capabilities: this.#capabilities,
       parameters: this.#parameters,

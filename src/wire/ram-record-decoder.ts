@@ -7,6 +7,7 @@
 import { asciiText, hex } from './ascii-text.ts';
 import type { InputBuffer } from './input-buffer.ts';
 import { blockNameEnd, type MemSizeDecoder } from './mem-size-decoder.ts';
+import { PAGE_CHECKSUM_BYTES, PageChecksums } from './page-checksum.ts';
 import { RamSaveFlag, TARGET_PAGE_BYTES, type WireRamBlock } from './ram-record.ts';
 import { checkXbzrle, ENCODING_FLAG_XBZRLE } from './xbzrle.ts';
 
@@ -25,6 +26,7 @@ export interface ForeignRamRecordHandler {
   multifdFlush(record: number): void;
 }
 
+const MODIFIERS = RamSaveFlag.CONTINUE | RamSaveFlag.CHECKSUM;
 const FLAGS_MASK = TARGET_PAGE_BYTES - 1;
 const TWO_TO_THE_32 = 0x1_0000_0000;
 const NO_BLOCK = -1;
@@ -40,12 +42,15 @@ const UNSUPPORTED_FLAGS: ReadonlyMap<number, string> = new Map([
 export class RamRecordDecoder {
   /** In the postcopy phase no page is the difference to what it was. */
   isPostcopy = false;
+  /** Whether every page must have a checksum: from the first on that has one. */
+  hasChecksums = false;
   readonly #input: InputBuffer;
   readonly #memSize: MemSizeDecoder;
   readonly #handler: RamRecordHandler;
   readonly #foreign: ForeignRamRecordHandler | null;
   #blocks: readonly WireRamBlock[] = [];
   #names: readonly Uint8Array[] = [];
+  #checksums: PageChecksums | undefined;
   /** Index of the block that CONTINUE refers to. */
   #blockIndex = NO_BLOCK;
   #inSection = false;
@@ -70,6 +75,7 @@ export class RamRecordDecoder {
   /** The blocks that page records may name; `blockIndex` counts in them. */
   set blocks(blocks: readonly WireRamBlock[]) {
     this.#blocks = blocks;
+    this.#checksums = undefined;
     this.#names = blocks.map((block) => new TextEncoder().encode(block.idstr));
   }
 
@@ -98,9 +104,14 @@ export class RamRecordDecoder {
     const high = input.view.getUint32(recordPosition);
     const low = input.view.getUint32(recordPosition + 4);
     const flags = low & FLAGS_MASK;
-    const kind = flags & ~RamSaveFlag.CONTINUE;
+    const kind = flags & ~MODIFIERS;
     if (kind !== RamSaveFlag.PAGE && kind !== RamSaveFlag.ZERO) return this.#stepOther(high, low);
     if (this.#mustAnnounce) throw this.#mustAnnounceError(flags);
+    const hasChecksum = (flags & RamSaveFlag.CHECKSUM) !== 0;
+    if (this.hasChecksums && !hasChecksum) {
+      throw input.error('BAD_FLAGS', 'A page without a checksum follows pages that have one', recordPosition);
+    }
+    const checksumBytes = hasChecksum ? PAGE_CHECKSUM_BYTES : 0;
 
     let position = recordPosition + 8;
     let blockIndex = this.#blockIndex;
@@ -113,21 +124,48 @@ export class RamRecordDecoder {
     const offset = this.#offset(recordPosition, blockIndex);
 
     if (kind === RamSaveFlag.PAGE) {
-      if (input.end - position < TARGET_PAGE_BYTES) return false;
+      const end = position + TARGET_PAGE_BYTES;
+      if (input.end - end < checksumBytes) return false;
+      if (hasChecksum) this.#check(blockIndex, offset, position, end, recordPosition);
       this.#blockIndex = blockIndex;
-      input.position = position + TARGET_PAGE_BYTES;
+      input.position = end + checksumBytes;
       this.#handler.page(blockIndex, offset, position);
       return true;
     }
-    if (input.end === position) return false;
+    if (input.end - position < 1 + checksumBytes) return false;
     const fill = input.bytes[position]!;
     if (fill !== 0) {
       throw input.error('BAD_VALUE', `Cannot place zero page: fill must be 0, got ${hex(fill)}`, position);
     }
+    if (hasChecksum) this.#check(blockIndex, offset, -1, position + 1, recordPosition);
     this.#blockIndex = blockIndex;
-    input.position = position + 1;
+    input.position = position + 1 + checksumBytes;
     this.#handler.zeroPage(blockIndex, offset, recordPosition);
     return true;
+  }
+
+  /**
+   * Before anything of the record is believed.
+   *
+   * @param position of the content, or -1 for a page of zeros
+   * @param at position of the checksum
+   */
+  #check(blockIndex: number, offset: number, position: number, at: number, record: number): void {
+    const input = this.#input;
+    this.#checksums ??= new PageChecksums(this.#blocks);
+    const [checksums, sent] = [this.#checksums, input.view.getUint32(at)];
+    const got =
+      position < 0
+        ? checksums.ofZeroPage(blockIndex, offset)
+        : checksums.ofPage(blockIndex, offset, input.bytes, position);
+    this.hasChecksums = true;
+    if (got === sent) return;
+    const idstr = this.#blocks[blockIndex]?.idstr;
+    throw input.error(
+      'BAD_CHECKSUM',
+      `What came as the page at ${hex(offset)} of "${idstr}" is not what was sent: its checksum must be ${hex(sent)}, got ${hex(got)}`,
+      record,
+    );
   }
 
   #stepOther(high: number, low: number): boolean {

@@ -6,6 +6,8 @@
  *   8     1+n   cstr   idstr of the block; absent when CONTINUE is set: same block as the record before,
  *                      also when that was in another section
  *   …                  PAGE: 4096 bytes of content.  ZERO: u8 0
+ *   …     4     be32   checksum of the record (see page-checksum.ts), with CHECKSUM; QEMU has no such flag, and it goes only
+ *                      to a destination that has announced that it knows it (see peer-features.ts)
  *
  *   MEM_SIZE  be64 total length of all blocks | 4, then per block: cstr idstr, be64 length,
  *             and be64 host page size if postcopy was advised and that is not 4096. Only in START, as its first record.
@@ -32,10 +34,13 @@ export const RamSaveFlag = {
   HOOK: 0x080,
   COMPRESS_PAGE: 0x100,
   MULTIFD_FLUSH: 0x200,
+  /** Ours. A modifier of PAGE and ZERO: a checksum follows. */
+  CHECKSUM: 0x800,
 } as const;
 
 export const PAGE_RECORD_CONTINUE_BYTES = 8 + TARGET_PAGE_BYTES;
-export const PAGE_RECORD_MAX_BYTES = 8 + MAX_CSTR_BYTES + TARGET_PAGE_BYTES;
+/** With its checksum. */
+export const PAGE_RECORD_MAX_BYTES = 8 + MAX_CSTR_BYTES + TARGET_PAGE_BYTES + 4;
 export const ZERO_RECORD_CONTINUE_BYTES = 8 + 1;
 export const ZERO_RECORD_MAX_BYTES = 8 + MAX_CSTR_BYTES + 1;
 export const PAGE_HEADER_MAX_BYTES = 8 + MAX_CSTR_BYTES;
@@ -56,25 +61,30 @@ export interface WireRamBlock {
  *
  * @param offset byte offset in the block, a multiple of the target page size
  * @param idstr the block, or null when the record before was of the same block (CONTINUE)
+ * @param hasChecksum whether a checksum will follow the content
  */
 export function writePageHeader(
   writer: ByteWriter,
   offset: number,
   flags: typeof RamSaveFlag.ZERO | typeof RamSaveFlag.PAGE,
   idstr: string | null,
+  hasChecksum = false,
 ): void {
-  if (idstr === null) {
-    writer.u64(offset + flags + RamSaveFlag.CONTINUE);
-  } else {
-    writer.u64(offset + flags);
-    writer.cstr(idstr);
-  }
+  const modifiers = (idstr === null ? RamSaveFlag.CONTINUE : 0) + (hasChecksum ? RamSaveFlag.CHECKSUM : 0);
+  writer.u64(offset + flags + modifiers);
+  if (idstr !== null) writer.cstr(idstr);
 }
 
-/** A whole record that says the page is zero. */
-export function writeZeroPage(writer: ByteWriter, offset: number, idstr: string | null): void {
-  writePageHeader(writer, offset, RamSaveFlag.ZERO, idstr);
+/** A whole record that says the page is zero. @param checksum to put behind it; none by default */
+export function writeZeroPage(
+  writer: ByteWriter,
+  offset: number,
+  idstr: string | null,
+  checksum?: number,
+): void {
+  writePageHeader(writer, offset, RamSaveFlag.ZERO, idstr, checksum !== undefined);
   writer.u8(0);
+  if (checksum !== undefined) writer.u32(checksum);
 }
 
 /** Length of what `writeMemSize()` writes at most, in bytes. */

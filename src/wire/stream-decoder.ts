@@ -52,7 +52,7 @@ export interface StreamDecoderOptions {
   /** The stream is the content of a package. */
   readonly embedded?: boolean;
   /** The stream continues a postcopy that was interrupted, on another connection. */
-  readonly resumed?: { readonly ramSectionId: number };
+  readonly resumed?: { readonly ramSectionId: number; readonly hasChecksums?: boolean };
 }
 
 const FILE_MAGIC_FIRST_BYTE = 0x51;
@@ -127,6 +127,7 @@ export class StreamDecoder {
     this.#memSize = new ExpectedBlocksDecoder(this.#input, blocks);
     this.#ram = new RamRecordDecoder(this.#input, this.#memSize, handler);
     this.#ram.blocks = blocks;
+    this.#ram.hasChecksums = resumed?.hasChecksums ?? false;
     const phase = embedded ? 'package' : resumed === undefined ? 'precopy' : 'resumed';
     const findBlock = (idstr: string) => blocks.find((block) => block.idstr === idstr);
     this.#commands = new CommandDecoder(this.#input, findBlock, this.#limits, phase);
@@ -145,6 +146,11 @@ export class StreamDecoder {
   /** Stream byte that is decoded next. */
   get bytesDecoded(): number {
     return this.#input.at(this.#input.position);
+  }
+
+  /** Whether the pages have checksums: a recovery has to go on with them. */
+  get hasChecksums(): boolean {
+    return this.#ram.hasChecksums;
   }
 
   /** The section id that the source gave to RAM, or null before START: what a recovery has to go on with. */

@@ -14,6 +14,7 @@
  *   BAD_COMMAND       a command that is unknown, or has no place here
  *   BAD_LENGTH        a length that contradicts what it measures
  *   BAD_VALUE         a field whose value is not one of those allowed
+ *   BAD_CHECKSUM      a page that is not what was sent, or not where
  *   BAD_MESSAGE       a return-path message that is unknown or malformed
  *   UNKNOWN_BLOCK     a RAM block that does not exist here
  *   OUT_OF_RANGE      an address outside its block, or unaligned
@@ -31,6 +32,7 @@ export type StreamErrorCode =
   | 'BAD_COMMAND'
   | 'BAD_LENGTH'
   | 'BAD_VALUE'
+  | 'BAD_CHECKSUM'
   | 'BAD_MESSAGE'
   | 'UNKNOWN_BLOCK'
   | 'OUT_OF_RANGE'
