@@ -129,6 +129,17 @@ test('DestinationMigration.recover() is refused unless postcopy is paused, and t
   assert.throws(() => broken.engine.recover(broken.nowMs), /The guest could not be resumed here: no/);
 });
 
+test('DestinationMigration says what the machine says, where the connection was lost before', () => {
+  const rig = new DestinationRig();
+  rig.receive(advised, allPages, discard(0, 1, 2), ping(2), wholePackage);
+  rig.engine.devicesLoaded(rig.nowMs);
+  rig.engine.channelLost(new Error('cable'), rig.nowMs);
+  assert.match(rig.engine.error?.message ?? '', /recover the migration/);
+  rig.engine.machineFailed(new Error('no'), rig.nowMs);
+  assert.equal(rig.engine.status, 'postcopy-paused');
+  assert.equal(rig.engine.error?.message, 'The guest could not be resumed here: no');
+});
+
 test('DestinationMigration.pause() breaks off postcopy, and a recovery', () => {
   const rig = interrupted();
   assert.throws(() => rig.engine.pause(rig.nowMs), /not in "postcopy-paused"/);

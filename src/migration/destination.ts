@@ -205,8 +205,14 @@ export class DestinationMigration {
     const what = this.#isResuming
       ? 'The guest could not be resumed here'
       : 'The device state could not be loaded';
-    if (this.#isResuming) this.#whyNoRecovery = `${what}: ${error.message}`;
-    if (!this.#isPaused) this.#lose(new MigrationError(`${what}: ${error.message}`, { cause: error }));
+    const failure = new MigrationError(`${what}: ${error.message}`, { cause: error });
+    if (this.#isResuming) this.#whyNoRecovery = failure.message;
+    if (!this.#isPaused) this.#lose(failure);
+    else {
+      // It must not say any longer that it can be recovered.
+      this.#error = failure;
+      this.#options.effects.statusChanged(this.#status, failure);
+    }
   }
 
   /** Breaks the connection off. @throws {MigrationError} outside postcopy */

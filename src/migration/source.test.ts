@@ -392,6 +392,21 @@ test('SourceMigration cannot take the guest back once the last byte that matters
   assert.ok(!precopy.effects.includes('resume'));
 });
 
+test('SourceMigration.pause() ends the wait for a destination that never answers a precopy', () => {
+  const rig = new SourceRig();
+  rig.startAndConverge();
+  rig.engine.guestPaused(true);
+  rig.sendAll();
+  assert.throws(() => rig.engine.pause(rig.nowMs), /not in "device"/);
+  rig.engine.devicesSaved(Uint8Array.of(1), rig.nowMs);
+  rig.sendAll();
+  assert.throws(() => rig.engine.cancel(rig.nowMs), /"migrate_pause" ends the wait/);
+  rig.engine.pause(rig.nowMs);
+  assert.equal(rig.engine.status, 'failed');
+  assert.match(rig.engine.error?.message ?? '', /It may run the guest: look there/);
+  assert.ok(!rig.effects.includes('resume'));
+});
+
 test('SourceMigration hands the guest over with EOF, not with the description behind it', () => {
   const rig = new SourceRig({ isPostcopyOn: false });
   rig.startAndConverge();

@@ -332,7 +332,8 @@ export class SourceMigration {
         this.#status === 'completed'
           ? 'The migration is complete, there is nothing to cancel'
           : this.#status === 'device'
-            ? 'Everything has been sent and the destination may run the guest already: too late to cancel'
+            ? 'Everything has been sent and the destination may run the guest already: too late to cancel. If it never ' +
+              'answers, "migrate_pause" ends the wait'
             : this.#phase === 'paused'
               ? `Postcopy migration in progress, cannot cancel. It is interrupted; recover it: ${HOW_TO_RECOVER}`
               : 'Postcopy migration in progress, cannot cancel.',
@@ -460,10 +461,16 @@ export class SourceMigration {
     }
   }
 
-  /** Breaks the connection off. @throws {MigrationError} outside postcopy */
+  /**
+   * Breaks the connection off. Also where it is too late to cancel a precopy whose destination says nothing:
+   * it has failed then, and the operator finds out who has the guest.
+   *
+   * @throws {MigrationError} in any other state
+   */
   pause(nowMs: number, why = BROKEN_OFF): void {
     const canPause = ['postcopy-active', 'postcopy-recover'].includes(this.#status);
-    if (!canPause || !this.#options.isRecoverable) {
+    const isAnswerAwaited = this.#status === 'device' && !this.#canTakeBack;
+    if (!isAnswerAwaited && (!canPause || !this.#options.isRecoverable)) {
       throw new MigrationError(
         `migrate-pause is only supported in state "postcopy-active" or "postcopy-recover", not in "${this.#status}"`,
       );

@@ -182,7 +182,9 @@ function read(free: Uint8Array): void {
 
 /** Closing with bytes unread would reset the connection and could take our last word with it: read until the source closes. */
 function linger(): void {
-  if (!data.hasReturnPath || isAtEnd || !engine.isOver) return;
+  // A pipe that is closed before its writer is done tells that of a failure: what follows the guest is read as well.
+  const isHeard = data.hasReturnPath || engine.status === 'completed';
+  if (!isHeard || isAtEnd || !engine.isOver) return;
   let deadlineMs = monotonicMs() + (isClosing ? LINGER_CLOSING_MS : LINGER_MS);
   polls.set(0, fd, PollEvent.IN);
   polls.set(1, data.wakeFd, PollEvent.IN);

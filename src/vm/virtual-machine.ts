@@ -328,7 +328,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   async migratePause(): Promise<void> {
     const isGuestMoved = this.#status.startsWith('postcopy-') && this.#status !== 'postcopy-device';
     const wasTrying = isGuestMoved && (this.#recovery?.hold() ?? false);
-    if (this.#status === 'postcopy-active' || this.#status === 'postcopy-recover') {
+    // In `device` the engine knows whether the guest can still be taken back, by a cancel.
+    if (['device', 'postcopy-active', 'postcopy-recover'].includes(this.#status)) {
       await this.#migration?.breakOff();
     } else if (!wasTrying) {
       throw new VmError(
@@ -569,7 +570,11 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
 
   /** @param isTold whether an operator should read the error now */
   #setStatus(status: MigrationStatus, error: string | undefined, isTold = true): void {
-    if (status === this.#status) return;
+    if (status === this.#status) {
+      // Why it is so may be another reason by now: a migration that was to be recovered cannot be any more.
+      this.#error = error ?? this.#error;
+      return;
+    }
     this.#status = status;
     this.#error = error;
     if (this.#migration?.side === 'source') this.#followGuest(status, this.#migration.isGuestElsewhere);
