@@ -16,27 +16,35 @@ interface Event {
   readonly happen: () => void;
 }
 
-export type Place = 'source' | 'destination';
+/** Where a guest can run: the source, or one of the destinations that it is sent to, one after the other. */
+export type Place = 'source' | `destination ${number}`;
 
 const LOG_LINES = 60;
 /** Many times what any run needs. */
-const MAX_EVENTS = 200_000;
+const MAX_EVENTS = 400_000;
 
 export class World {
   readonly random: Random;
   nowMs = 0;
-  /** Which side's machine runs the guest at this moment. */
+  /** Which machine runs the guest at this moment. */
   guestAt: Place | undefined;
-  /** The guest has run at the destination: it can never again run at the source. */
-  hasMoved = false;
+  /** The guest has run there: it can never again run elsewhere, unless all that it did there is gone with its process. */
+  movedTo: Place | undefined;
+  /** A run that began at the source again, after the destination that had run the guest was killed. */
+  isRolledBack = false;
+  readonly #keepsAll: boolean;
+  readonly #gone = new Set<Place>();
   readonly #events: Event[] = [];
   #orders = 0;
   readonly #log: string[] = [];
+  #hash = 0x811c_9dc5;
   /** Kept, because an engine that calls a port takes what the port throws for a failure of its own. */
   #violation: Violation | undefined;
 
-  constructor(seed: number) {
+  /** @param keepsAll the whole story, rather than its last lines */
+  constructor(seed: number, keepsAll = false) {
     this.random = new Random(seed);
+    this.#keepsAll = keepsAll;
   }
 
   /** @param delayMs from now */
@@ -56,13 +64,21 @@ export class World {
   }
 
   note(text: string): void {
-    this.#log.push(`${this.nowMs.toFixed(3).padStart(10)} ${text}`);
-    if (this.#log.length > LOG_LINES) this.#log.shift();
+    const line = `${this.nowMs.toFixed(3).padStart(10)} ${text}`;
+    for (let at = 0; at < line.length; at++)
+      this.#hash = Math.imul(this.#hash ^ line.charCodeAt(at), 0x0100_0193);
+    this.#log.push(line);
+    if (!this.#keepsAll && this.#log.length > LOG_LINES) this.#log.shift();
   }
 
-  /** The last lines of the log. */
+  /** The last lines of the log, or all. */
   get story(): string {
     return this.#log.join('\n');
+  }
+
+  /** Of all lines of the log, and of how many things happened: the same for the same run, another for any other. */
+  get hash(): string {
+    return (Math.imul(this.#hash ^ this.#orders, 0x0100_0193) >>> 0).toString(16).padStart(8, '0');
   }
 
   violate(rule: string, what: string): never {
@@ -74,14 +90,28 @@ export class World {
     this.note(`guest runs at the ${at}`);
     if (this.guestAt !== undefined)
       this.violate('two guests', `it runs at the ${this.guestAt} and now at the ${at}`);
-    if (this.hasMoved && at === 'source') this.violate('two guests', 'it has run at the destination before');
+    if (this.movedTo !== undefined && this.movedTo !== at) {
+      if (!this.#gone.has(this.movedTo))
+        this.violate('two guests', `it has run at the ${this.movedTo} before`);
+      this.isRolledBack = true;
+    }
     this.guestAt = at;
-    if (at === 'destination') this.hasMoved = true;
+    this.movedTo = at === 'source' ? undefined : at;
   }
 
   guestStops(at: Place): void {
     this.note(`guest stops at the ${at}`);
     if (this.guestAt === at) this.guestAt = undefined;
+  }
+
+  /** Its process is gone, and with it whatever a guest did there. */
+  placeIsGone(at: Place): void {
+    this.#gone.add(at);
+    if (this.guestAt === at) this.guestStops(at);
+  }
+
+  isGone(at: Place): boolean {
+    return this.#gone.has(at);
   }
 }
 
