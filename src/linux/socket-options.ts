@@ -4,15 +4,20 @@
 import { checked, Errno, lastErrno, libc, SyscallError } from './libc.ts';
 
 const IPPROTO_TCP = 6;
+const TCP_KEEPIDLE = 4;
+const TCP_KEEPINTVL = 5;
 const TCP_USER_TIMEOUT = 18;
 const TCP_NOTSENT_LOWAT = 25;
 const SOL_SOCKET = 1;
 const SO_RCVBUF = 8;
+const SO_KEEPALIVE = 9;
 const SO_DOMAIN = 39;
 const AF_UNIX = 1;
 const SHUT_WR = 1;
 const SHUT_RDWR = 2;
 const ENOTCONN = 107;
+/** What the kernel allows. */
+const MAX_KEEPALIVE_SECONDS = 32_767;
 const MSG_PEEK = 2;
 const MSG_DONTWAIT = 64;
 
@@ -37,18 +42,31 @@ export function setUnsentLowWatermark(fd: number, bytes: number): void {
 }
 
 /**
- * `TCP_USER_TIMEOUT`: data that is not acknowledged for so long breaks the connection (`ETIMEDOUT`); unset, a network that
- * swallows packets is noticed after a quarter of an hour. Does nothing for other sockets than TCP.
+ * Data that is not acknowledged for so long breaks the connection (`ETIMEDOUT`), and so does a peer that acknowledges nothing
+ * while there is no data: it is probed, six times before it is given up. Unset, a network that swallows packets is noticed after
+ * a quarter of an hour, or never. Does nothing for other sockets than TCP.
+ *
+ * `TCP_USER_TIMEOUT`, which also says when probes have failed, and `SO_KEEPALIVE`.
+ *
+ * @param ms at least 1000
  */
-export function setUserTimeout(fd: number, ms: number): void {
+export function setPeerTimeout(fd: number, ms: number): void {
+  if (!isTcp(fd)) return;
   setTcpOption(fd, TCP_USER_TIMEOUT, ms, 'TCP_USER_TIMEOUT');
+  checked(setsockoptCall(fd, SOL_SOCKET, SO_KEEPALIVE, [1], 4), 'setsockopt', 'SO_KEEPALIVE');
+  const seconds = Math.min(MAX_KEEPALIVE_SECONDS, Math.ceil(ms / 1000 / 6));
+  setTcpOption(fd, TCP_KEEPIDLE, seconds, 'TCP_KEEPIDLE');
+  setTcpOption(fd, TCP_KEEPINTVL, seconds, 'TCP_KEEPINTVL');
 }
 
 function setTcpOption(fd: number, option: number, value: number, name: string): void {
+  if (isTcp(fd)) checked(setsockoptCall(fd, IPPROTO_TCP, option, [value], 4), 'setsockopt', name);
+}
+
+function isTcp(fd: number): boolean {
   const domain = [0];
   checked(getsockoptCall(fd, SOL_SOCKET, SO_DOMAIN, domain, [4]), 'getsockopt', 'SO_DOMAIN');
-  if (domain[0] === AF_UNIX) return;
-  checked(setsockoptCall(fd, IPPROTO_TCP, option, [value], 4), 'setsockopt', name);
+  return domain[0] !== AF_UNIX;
 }
 
 /**

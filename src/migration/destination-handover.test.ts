@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { decodePeerFeatures, PeerFeature } from '../wire/peer-features.ts';
-import { RUN_SILENCE_MS } from './destination.ts';
+import { RUN_SILENCE_MS, SOURCE_RECOVERY_SILENCE_MS } from './destination.ts';
 import {
   advised,
   allPages,
@@ -121,4 +121,25 @@ test('DestinationMigration does not wait for ever for a source that owes it RUN'
   assert.equal(rig.engine.silenceLimitMs, RUN_SILENCE_MS);
   rig.receive(run);
   assert.equal(rig.engine.silenceLimitMs, Number.POSITIVE_INFINITY);
+});
+
+test('DestinationMigration waits for a source no longer than it is told to, unless that has nothing more to say', () => {
+  const rig = new DestinationRig({ peerTimeoutMs: 5000 });
+  assert.equal(rig.engine.silenceLimitMs, 5000);
+  rig.receive(advised, allPages, discard(0, 1, 1), ping(2), packageWithoutRun);
+  rig.engine.devicesLoaded(rig.nowMs);
+  rig.engine.setPeerTimeout(7000);
+  assert.equal(rig.engine.silenceLimitMs, 7000);
+  rig.receive(run);
+  rig.engine.guestResumed(undefined, rig.nowMs);
+  assert.equal(rig.engine.silenceLimitMs, 7000);
+  rig.engine.setPeerTimeout(60_000);
+  rig.engine.channelLost(undefined, rig.nowMs);
+  assert.equal(rig.engine.silenceLimitMs, Number.POSITIVE_INFINITY);
+  rig.engine.recover(rig.nowMs);
+  assert.equal(rig.engine.silenceLimitMs, SOURCE_RECOVERY_SILENCE_MS);
+  assert.equal(
+    new DestinationRig({ hasReturnPath: false, peerTimeoutMs: 5000 }).engine.silenceLimitMs,
+    Number.POSITIVE_INFINITY,
+  );
 });

@@ -49,6 +49,7 @@ export const RIG_BLOCKS = [
 
 export interface DestinationRigOptions {
   readonly hasReturnPath?: boolean;
+  readonly peerTimeoutMs?: number;
   /** What `checkPostcopy` throws. */
   readonly postcopyError?: Error;
   /** What placing a page answers. */
@@ -78,6 +79,7 @@ export class DestinationRig {
       machineType: RIG_MACHINE_TYPE,
       deviceSection: RIG_DEVICE,
       hasReturnPath: options.hasReturnPath ?? true,
+      ...(options.peerTimeoutMs !== undefined && { peerTimeoutMs: options.peerTimeoutMs }),
       effects: {
         sendReturnPath: (message) => this.messages.push(...this.#returnPath.push(message)),
         loadDevices: (state) => this.effects.push(`load ${Buffer.from(state).toString('hex')}`),

@@ -70,6 +70,8 @@ export interface DestinationOptions {
   readonly deviceSection: DeviceSectionName;
   /** Whether the channel carries bytes back. */
   readonly hasReturnPath: boolean;
+  /** Of a source that says something every second. Default: it may be silent for as long as it likes. */
+  readonly peerTimeoutMs?: number;
   readonly effects: DestinationEffects;
   /** Milliseconds, the clock of all inputs and of the request times: pages are timed one by one as they are placed. */
   readonly clock: () => number;
@@ -100,6 +102,7 @@ export class DestinationMigration {
   #isPaused = false;
   /** Why the guest, whose machine has refused to run it, can have no use of more pages. */
   #whyNoRecovery: string | undefined;
+  #peerTimeoutMs: number;
   #isReturnPathOpen = false;
   /** The decoder that waits while the machine loads its devices. */
   #waitingDecoder: StreamDecoder | undefined;
@@ -115,6 +118,7 @@ export class DestinationMigration {
 
   constructor(options: DestinationOptions) {
     this.#options = options;
+    this.#peerTimeoutMs = options.peerTimeoutMs ?? Number.POSITIVE_INFINITY;
     this.#pageCount = options.receivedBitmaps.reduce((sum, { pageCount }) => sum + pageCount, 0);
     this.#discarded = options.receivedBitmaps.map(({ pageCount }) => new PageBitmap(pageCount));
     this.#statistics = new DestinationStatistics(this.#pageCount * TARGET_PAGE_BYTES);
@@ -145,8 +149,15 @@ export class DestinationMigration {
 
   /** A source that says nothing for so long is lost: the driver says `channelLost`. Infinity if it may be silent. */
   get silenceLimitMs(): number {
-    if (this.#status === 'postcopy-recover') return SOURCE_RECOVERY_SILENCE_MS;
-    return this.#isRunAwaited && !this.#isOver ? RUN_SILENCE_MS : Number.POSITIVE_INFINITY;
+    if (this.#isOver || this.#isPaused || this.#isStreamDone) return Number.POSITIVE_INFINITY;
+    const timeoutMs = this.#options.hasReturnPath ? this.#peerTimeoutMs : Number.POSITIVE_INFINITY;
+    if (this.#status === 'postcopy-recover') return Math.min(SOURCE_RECOVERY_SILENCE_MS, timeoutMs);
+    return this.#isRunAwaited ? Math.min(RUN_SILENCE_MS, timeoutMs) : timeoutMs;
+  }
+
+  /** `x-peer-timeout`: the source says something every second, also if it has nothing to say. */
+  setPeerTimeout(ms: number): void {
+    this.#peerTimeoutMs = ms;
   }
 
   // ---- inputs ----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ test('DEFAULT_PARAMETERS are those of QEMU, and within their bounds', () => {
     'x-postcopy-start-time': 0,
     'x-switchover-timeout': 30_000,
     'x-reconnect-ms': 0,
+    'x-peer-timeout': 60_000,
     'tls-creds': '',
     'tls-hostname': '',
     'tls-authz': '',

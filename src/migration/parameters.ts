@@ -68,6 +68,14 @@ export const PARAMETERS = {
     description:
       'After an interruption in postcopy both sides find each other again by themselves, with waits of up to this; 0 is never',
   },
+  'x-peer-timeout': {
+    default: 60_000,
+    minimum: 3000,
+    maximum: 0x7fff_ffff,
+    unit: 'ms',
+    humanScale: 1,
+    description: 'The other side, or the network to it, is given up when nothing is heard of it for so long',
+  },
 } as const satisfies Record<string, ParameterInfo>;
 
 /** Parameters that name something; empty by default, which is nothing. */

@@ -33,6 +33,7 @@ export interface SourceRigOptions {
   readonly isPulled?: boolean;
   readonly isRecoverable?: boolean;
   readonly hasChecksums?: boolean;
+  readonly isPeerWatched?: boolean;
 }
 
 export class SourceRig {
@@ -92,6 +93,7 @@ export class SourceRig {
       quietBeforePushMs: options.quietBeforePushMs ?? 0,
       isPulled: options.isPulled ?? false,
       isRecoverable: options.isRecoverable ?? false,
+      isPeerWatched: options.isPeerWatched ?? false,
       ...(options.availablePages !== undefined && { availablePages: options.availablePages }),
       effects: {
         pauseGuest: () => this.effects.push('pause'),

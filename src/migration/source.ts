@@ -77,6 +77,7 @@ import { MigrationError } from './migration-error.ts';
 import type { MigrationInfo } from './migration-info.ts';
 import { locateRequest, PageRequestQueue } from './page-request-queue.ts';
 import type { Parameters } from './parameters.ts';
+import { PeerWatch } from './peer-watch.ts';
 import { PingLedger } from './ping-ledger.ts';
 import { type PageRun, PushOrder } from './push-order.ts';
 import { EMPTY_RAM_END_BYTES, RAM_SECTION_TAIL_BYTES, RamWriter } from './ram-writer.ts';
@@ -144,6 +145,11 @@ export interface SourceOptions {
    * over then.
    */
   readonly isRecoverable?: boolean;
+  /**
+   * The destination is one that answers as long as it is there: it is asked when nothing else is sent, and given up after
+   * `x-peer-timeout`. Default: false, it may be silent for as long as it likes.
+   */
+  readonly isPeerWatched?: boolean;
   readonly capabilities: Capabilities;
   readonly parameters: Parameters;
   /** Whether the channel carries bytes back. Without, the migration ends when everything is sent. */
@@ -193,6 +199,7 @@ export class SourceMigration {
   #heldPages: HeldPages | undefined;
   /** When the return path last said anything; during a recovery, at first when that began. */
   #heardAtMs = 0;
+  readonly #peer = new PeerWatch();
 
   constructor(options: SourceOptions) {
     const { blocks } = options.memory;
@@ -270,6 +277,7 @@ export class SourceMigration {
   start(nowMs: number): void {
     const { capabilities, hasReturnPath, machineType, uuid } = this.#options;
     this.#statistics.startedAtMs = nowMs;
+    this.#peer.begin(nowMs);
     this.#move('setup');
     this.#pages.start(this.#options.isPulled);
     this.#limiter.setLimit(this.#parameters['max-bandwidth'], nowMs);
@@ -394,6 +402,7 @@ export class SourceMigration {
   sent(bytes: number, nowMs: number): void {
     if (this.#phase === 'paused') return;
     this.#sentBytes += bytes;
+    if (bytes > 0) this.#peer.took(nowMs);
     if (
       this.#phase === 'handover' &&
       this.#status === 'device' &&
@@ -423,6 +432,7 @@ export class SourceMigration {
   receive(bytes: Uint8Array, nowMs: number): void {
     if (this.#phase === 'over' || this.#phase === 'paused') return;
     this.#heardAtMs = nowMs;
+    this.#peer.heard(nowMs);
     this.#statistics.returnPathBytes += bytes.length;
     try {
       this.#returnPath.take(bytes, (message) => {
@@ -493,6 +503,7 @@ export class SourceMigration {
     this.#returnPathBytes = 0;
     this.#requestedAtMs = nowMs;
     this.#heardAtMs = nowMs;
+    this.#peer.begin(nowMs);
     this.#isStarved = false;
     this.#pings.clear();
     this.#phase = 'recovering';
@@ -551,6 +562,8 @@ export class SourceMigration {
       else if (this.#phase === 'final') this.#fillFinal(writer);
       else if (this.#phase === 'loading') this.#fillLoading(writer, nowMs);
       else if (this.#phase === 'postcopy') this.#fillPostcopy(writer, nowMs);
+      if (writer.position === 0 && this.#control.pendingBytes === 0 && nowMs >= this.#beatAtMs)
+        this.#queuePing(this.#pings.next(), nowMs);
       // What that has queued: the ping of a pass, or the one that is waited for.
       this.#control.writeTo(writer);
     }
@@ -567,28 +580,59 @@ export class SourceMigration {
   checkTime(nowMs: number): void {
     if (nowMs < this.givesUpAtMs) return;
     if (this.#phase === 'greeting') {
-      const what = `The destination has not answered within ${RECOVERY_SILENCE_MS / 1000} s`;
+      const what = `The destination has not answered within ${this.#recoverySilenceMs / 1000} s`;
       this.#fail(new MigrationError(what), nowMs);
     } else if (this.#phase === 'recovering') {
-      this.channelLost(new Error(`nothing was heard for ${RECOVERY_SILENCE_MS / 1000} s`), nowMs);
-    } else {
+      this.channelLost(new Error(`nothing was heard for ${this.#recoverySilenceMs / 1000} s`), nowMs);
+    } else if (this.#isHandingOver) {
       const what = `The destination has not loaded the state of the devices within ${this.#parameters['x-switchover-timeout']} ms`;
       this.#fail(new MigrationError(`${what} (parameter x-switchover-timeout)`), nowMs);
+    } else {
+      const silenceSeconds = this.#parameters['x-peer-timeout'] / 1000;
+      this.channelLost(
+        new Error(`nothing was heard of the destination for ${silenceSeconds} s (parameter x-peer-timeout)`),
+        nowMs,
+      );
     }
   }
 
   /** When `checkTime` would give the destination up; Infinity if it would not. */
   get givesUpAtMs(): number {
     if (this.#phase === 'greeting' || this.#phase === 'recovering')
-      return this.#heardAtMs + RECOVERY_SILENCE_MS;
-    const isHandingOver = this.#phase === 'handover' || this.#phase === 'loading';
-    return isHandingOver
-      ? this.#handover.givesUpAtMs(this.#parameters['x-switchover-timeout'])
-      : Number.POSITIVE_INFINITY;
+      return this.#heardAtMs + this.#recoverySilenceMs;
+    if (this.#isHandingOver) return this.#handover.givesUpAtMs(this.#parameters['x-switchover-timeout']);
+    if (!this.#isPeerWatched) return Number.POSITIVE_INFINITY;
+    const isAwaited =
+      this.#phase === 'settling' || this.#phase === 'ending' || this.#sentBytes < this.#producedBytes;
+    return this.#peer.givesUpAtMs(this.#parameters['x-peer-timeout'], isAwaited);
+  }
+
+  get #isHandingOver(): boolean {
+    return this.#phase === 'handover' || this.#phase === 'loading';
+  }
+
+  get #recoverySilenceMs(): number {
+    return Math.min(RECOVERY_SILENCE_MS, this.#parameters['x-peer-timeout']);
+  }
+
+  /** The destination can be asked whether it is there, and may owe an answer. */
+  get #isPeerWatched(): boolean {
+    const { isPeerWatched = false, hasReturnPath } = this.#options;
+    return isPeerWatched && hasReturnPath && !this.isOver && !this.isPaused && this.#phase !== 'idle';
+  }
+
+  /** When a PING is due for nothing but to hear whether the destination is there; between other things it may always stand. */
+  get #beatAtMs(): number {
+    const canBeat = this.#isPeerWatched && (this.#phase === 'precopy' || this.#phase === 'postcopy');
+    return canBeat ? this.#peer.beatAtMs : Number.POSITIVE_INFINITY;
   }
 
   /** When `fill` may have something without any input before; Infinity if only an input can change that. */
   wakeAtMs(nowMs: number): number {
+    return Math.min(this.#workAtMs(nowMs), this.#beatAtMs, this.givesUpAtMs);
+  }
+
+  #workAtMs(nowMs: number): number {
     if (this.isOver || this.isPaused) return Number.POSITIVE_INFINITY;
     if (this.#control.pendingBytes > 0) return nowMs;
     if (this.#phase === 'precopy') {
@@ -600,7 +644,7 @@ export class SourceMigration {
     }
     if (this.#phase === 'postcopy' && this.#window.isOpen && !this.#isStarved && !this.#options.isPulled)
       return Math.max(this.#pushAtMs, this.#limiter.readyAtMs(nowMs, this.#window.pieceBytes));
-    return this.givesUpAtMs;
+    return Number.POSITIVE_INFINITY;
   }
 
   info(nowMs: number): MigrationInfo {
@@ -1069,6 +1113,7 @@ export class SourceMigration {
   }
 
   #queuePing(value: number, nowMs: number): void {
+    this.#peer.asked();
     this.#tracePing(value);
     this.#queueCommand('PING', encodePing(value));
     this.#pings.sent(value, nowMs, this.#queuedBytes);

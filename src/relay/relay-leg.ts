@@ -19,9 +19,9 @@ import { SyscallError } from '../linux/libc.ts';
 import { type Mapping, mapAnonymous } from '../linux/memory.ts';
 import { PollEvent } from '../linux/poll.ts';
 import {
+  setPeerTimeout,
   setReceiveBuffer,
   setUnsentLowWatermark,
-  setUserTimeout,
   shutdownWrite,
 } from '../linux/socket-options.ts';
 import { OpenStreamDecoder } from '../wire/open-stream-decoder.ts';
@@ -120,7 +120,7 @@ export class RelayLeg {
       [fds.sourceFd, fds.sourceTakesBytes],
       [fds.destinationFd, fds.destinationSendsBytes],
     ] as const) {
-      if (isSocket) setUserTimeout(fd, PEER_TIMEOUT_MS);
+      if (isSocket) setPeerTimeout(fd, PEER_TIMEOUT_MS);
     }
     observer.connected(this.#decoder, () => {
       this.#decoder.pause();

@@ -11,7 +11,7 @@ import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
 import { nameThread, scheduleThread } from '../linux/scheduling.ts';
-import { setUserTimeout, shutdownBoth } from '../linux/socket-options.ts';
+import { setPeerTimeout, shutdownBoth } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { DestinationMigration } from '../migration/destination.ts';
@@ -22,7 +22,7 @@ import { MappedDestinationMemory } from './destination-memory.ts';
 import { FaultThreadControl } from './fault-thread-control.ts';
 import { MachinePort } from './machine-client.ts';
 import type { DestinationThreadData, MachineReply, MigrationNotice, MigrationOrder } from './messages.ts';
-import { PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
+import { PortTrace, takeOrders } from './migration-loop.ts';
 import { ReturnPathWriter } from './return-path-writer.ts';
 
 const BUFFER_BYTES = 1024 * 1024;
@@ -51,6 +51,9 @@ let isClosing = false;
 let isReturnPathLost = false;
 /** The source has closed its end. */
 let isAtEnd = false;
+let { peerTimeoutMs } = data;
+/** When the source was last heard of, or could not be. */
+let heardAtMs = monotonicMs();
 
 const engine = new DestinationMigration({
   memory,
@@ -62,6 +65,7 @@ const engine = new DestinationMigration({
   machineType: data.machineType,
   deviceSection: data.deviceSection,
   hasReturnPath: data.hasReturnPath,
+  peerTimeoutMs,
   effects: {
     sendReturnPath: (message) => {
       if (!returnPath.send(message)) isReturnPathLost = true;
@@ -90,7 +94,7 @@ const engine = new DestinationMigration({
 
 nameThread('destination');
 scheduleThread({ sliceUs: 200, nice: -10 });
-if (data.hasReturnPath) setUserTimeout(fd, PEER_TIMEOUT_MS);
+if (data.hasReturnPath) setPeerTimeout(fd, peerTimeoutMs);
 engine.start(monotonicMs());
 while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
 linger();
@@ -120,14 +124,15 @@ function step(): void {
   polls.set(0, free.length > 0 ? fd : -1, PollEvent.IN);
   polls.set(1, data.wakeFd, PollEvent.IN);
   const { silenceLimitMs } = engine;
-  const sinceMs = monotonicMs();
-  polls.wait(silenceLimitMs < Number.POSITIVE_INFINITY ? silenceLimitMs : -1);
-  if (monotonicMs() - sinceMs >= silenceLimitMs) {
-    engine.channelLost(new MigrationError(`nothing was heard for ${silenceLimitMs / 1000} s`), monotonicMs());
-    return;
-  }
+  if (free.length === 0) heardAtMs = monotonicMs();
+  const givesUpAtMs = heardAtMs + silenceLimitMs;
+  polls.wait(givesUpAtMs < Number.POSITIVE_INFINITY ? Math.max(0, givesUpAtMs - monotonicMs()) : -1);
   if (polls.ready(1) !== 0) drainEventfd(data.wakeFd);
   if (free.length > 0 && polls.ready(0) !== 0) read(free);
+  else if (monotonicMs() >= givesUpAtMs) {
+    const what = `nothing was heard of the source for ${silenceLimitMs / 1000} s`;
+    engine.channelLost(new MigrationError(what), monotonicMs());
+  }
 }
 
 /** @throws {Error} if there is nothing to recover; the descriptor is closed then */
@@ -135,7 +140,7 @@ function recover(newFd: number): void {
   try {
     if (!engine.isPaused)
       throw new MigrationError('Migrate recover can only be run when postcopy is paused.');
-    setUserTimeout(newFd, PEER_TIMEOUT_MS);
+    setPeerTimeout(newFd, peerTimeoutMs);
     engine.recover(monotonicMs());
   } catch (error) {
     closeFd(newFd);
@@ -143,6 +148,7 @@ function recover(newFd: number): void {
   }
   fd = newFd;
   isFdOpen = true;
+  heardAtMs = monotonicMs();
   isAtEnd = false;
   isReturnPathLost = false;
   returnPath.reopen(fd);
@@ -170,6 +176,7 @@ function read(free: Uint8Array): void {
     const address = Number(buffer.address) + free.byteOffset - buffer.bytes.byteOffset;
     const count = readInto(fd, address, free.length);
     if (count === WOULD_BLOCK) return;
+    heardAtMs = monotonicMs();
     if (count === 0) {
       isAtEnd = true;
       engine.channelLost(undefined, monotonicMs());
@@ -230,6 +237,10 @@ function obey(order: MigrationOrder): void {
       isClosing = true;
       return;
     case 'set-parameters':
+      peerTimeoutMs = order.parameters['x-peer-timeout'];
+      engine.setPeerTimeout(peerTimeoutMs);
+      if (isFdOpen && data.hasReturnPath) setPeerTimeout(fd, peerTimeoutMs);
+      return;
     case 'peer-finished':
       return;
   }

@@ -18,7 +18,7 @@ import { createMemoryFile } from '../linux/file-io.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet, signalEventfd } from '../linux/poll.ts';
 import { nameThread, scheduleThread } from '../linux/scheduling.ts';
-import { setUserTimeout } from '../linux/socket-options.ts';
+import { setPeerTimeout } from '../linux/socket-options.ts';
 import { Fetcher } from '../migration/fetcher.ts';
 import { MigrationError } from '../migration/migration-error.ts';
 import type { PulledSnapshot } from '../migration/pull-session.ts';
@@ -139,7 +139,7 @@ class FetchLoop {
       return;
     }
     this.#fd = fd;
-    setUserTimeout(fd, PEER_TIMEOUT_MS);
+    setPeerTimeout(fd, PEER_TIMEOUT_MS);
     this.#fetcher.beginSession(monotonicMs());
   }
 

@@ -253,6 +253,8 @@ export interface DestinationThreadData extends ChannelThreadData, GuestThreadDat
   readonly returnPath: SharedReturnPath;
   /** The guest is not started, whatever it did at the source. */
   readonly staysPaused: boolean;
+  /** `x-peer-timeout`; `set-parameters` changes it. */
+  readonly peerTimeoutMs: number;
 }
 
 // ---- save --------------------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ import { closeFd, fdKind, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
 import { scheduleThread } from '../linux/scheduling.ts';
-import { setUnsentLowWatermark, setUserTimeout, syncFile } from '../linux/socket-options.ts';
+import { setPeerTimeout, setUnsentLowWatermark, syncFile } from '../linux/socket-options.ts';
 import { SourceMigration, type SourceOptions } from '../migration/source.ts';
 import type { SourceEffects } from '../migration/source-ports.ts';
 import { monotonicMs } from './clock.ts';
 import type { MachinePort } from './machine-client.ts';
 import type { MachineReply, MigrationNotice, MigrationOrder, SourceLoopData } from './messages.ts';
-import { PEER_TIMEOUT_MS, PortTrace, takeOrders } from './migration-loop.ts';
+import { PortTrace, takeOrders } from './migration-loop.ts';
 import { OutgoingBytes } from './outgoing-bytes.ts';
 
 const RETURN_PATH_BYTES = 64 * 1024;
@@ -47,6 +47,7 @@ export class SourceLoop {
   /** Of the present connection; a recovery brings another. */
   #fd: number;
 
+  #peerTimeoutMs: number;
   /** The engine had nothing to send. */
   #isIdle = false;
   #isFdOpen = true;
@@ -64,6 +65,7 @@ export class SourceLoop {
     this.#outgoing = outgoing;
     this.#trace = new PortTrace(data.orders, data.traces);
     this.#fd = data.fd;
+    this.#peerTimeoutMs = data.parameters['x-peer-timeout'];
     this.#kind = fdKind(data.fd);
     this.#engine = new SourceMigration({
       ...parts,
@@ -86,7 +88,7 @@ export class SourceLoop {
       },
       trace: this.#trace,
     });
-    if (this.#kind === 'socket') setSocketOptions(data.fd);
+    if (this.#kind === 'socket') this.#setSocketOptions(data.fd);
   }
 
   /** Returns when the migration is over, or was ordered to close. The descriptor is closed then. */
@@ -113,6 +115,8 @@ export class SourceLoop {
     for (let reply = this.#machine.collect(); reply !== undefined; reply = this.#machine.collect())
       this.#takeReply(reply);
     if (this.#isClosing) return;
+    // After this thread, or its whole process, has stood still, what has come meanwhile counts.
+    if (this.#isFdOpen && this.#data.hasReturnPath && monotonicMs() >= this.#engine.givesUpAtMs) this.#read();
     const isBlocked = this.#isFdOpen && !this.#engine.isOver && !this.#write();
     if (isBlocked) this.#engine.checkTime(monotonicMs());
     if (this.#isFdOpen && this.#engine.isFlushed && !this.#data.hasReturnPath) this.#flush();
@@ -205,6 +209,8 @@ export class SourceLoop {
         this.#answer(order.id, () => this.#recover(order.fd, nowMs));
         return;
       case 'set-parameters':
+        this.#peerTimeoutMs = order.parameters['x-peer-timeout'];
+        if (this.#kind === 'socket' && this.#isFdOpen) setPeerTimeout(this.#fd, this.#peerTimeoutMs);
         this.#engine.setParameters(order.parameters, nowMs);
         return;
       case 'set-traces':
@@ -260,7 +266,7 @@ export class SourceLoop {
     this.#fd = fd;
     this.#isFdOpen = true;
     try {
-      setSocketOptions(fd);
+      this.#setSocketOptions(fd);
       this.#engine.recover(nowMs);
     } catch (error) {
       this.#closeChannel();
@@ -275,6 +281,11 @@ export class SourceLoop {
     this.#closeChannel();
   }
 
+  #setSocketOptions(fd: number): void {
+    setUnsentLowWatermark(fd, UNSENT_BYTES);
+    setPeerTimeout(fd, this.#peerTimeoutMs);
+  }
+
   #closeChannel(): void {
     if (!this.#isFdOpen) return;
     this.#isFdOpen = false;
@@ -285,9 +296,4 @@ export class SourceLoop {
   #notify(notice: MigrationNotice): void {
     this.#data.orders.postMessage(notice);
   }
-}
-
-function setSocketOptions(fd: number): void {
-  setUnsentLowWatermark(fd, UNSENT_BYTES);
-  setUserTimeout(fd, PEER_TIMEOUT_MS);
 }

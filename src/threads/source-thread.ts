@@ -30,6 +30,7 @@ new SourceLoop(data, new MachinePort(data.machine), {
   machineType: data.machineType,
   encodeDevices: machineDevices(data.deviceSection),
   isRecoverable: true,
+  isPeerWatched: true,
 }).run();
 data.machine.close();
 

@@ -17,7 +17,7 @@ import {
   type TLSSocket,
 } from 'node:tls';
 import { parentPort, workerData } from 'node:worker_threads';
-import { setUserTimeout } from '../linux/socket-options.ts';
+import { setPeerTimeout } from '../linux/socket-options.ts';
 import { isAllowed } from '../tls/authorization.ts';
 import { distinguishedName } from '../tls/distinguished-name.ts';
 import type { PskCredentials } from '../tls/psk-credentials.ts';
@@ -60,7 +60,7 @@ async function run({ fd, settings, hostname, handshakeMs }: TlsPumpData): Promis
     isCutOff = !hasTlsEnded;
   });
   try {
-    setUserTimeout(fd, PEER_TIMEOUT_MS);
+    setPeerTimeout(fd, PEER_TIMEOUT_MS);
     const shake = settings.credentials.endpoint === 'client' ? shakeAsClient : shakeAsServer;
     const onEnd = () => {
       hasTlsEnded = true;

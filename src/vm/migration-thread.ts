@@ -101,7 +101,7 @@ export class MigrationThread {
   static startDestination(
     host: MigrationHost,
     channel: Channel,
-    settings: { readonly staysPaused: boolean },
+    settings: { readonly staysPaused: boolean; readonly peerTimeoutMs: number },
   ): MigrationThread {
     return new MigrationThread(host, channel, { side: 'destination', ...settings });
   }
@@ -111,7 +111,7 @@ export class MigrationThread {
     channel: Channel,
     settings:
       | ({ readonly side: 'source' } & SourceSettings)
-      | { readonly side: 'destination'; readonly staysPaused: boolean },
+      | { readonly side: 'destination'; readonly staysPaused: boolean; readonly peerTimeoutMs: number },
   ) {
     this.side = settings.side;
     this.#host = host;
@@ -184,6 +184,7 @@ export class MigrationThread {
         faultThread: control,
         returnPath,
         staysPaused: settings.staysPaused,
+        peerTimeoutMs: settings.peerTimeoutMs,
       });
     }
     this.#add(worker);

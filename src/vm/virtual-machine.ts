@@ -508,6 +508,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       this.#listener = undefined;
       this.#migration = MigrationThread.startDestination(this.#migrationHost(), channel, {
         staysPaused: this.#options.isPaused === true,
+        peerTimeoutMs: this.#parameters['x-peer-timeout'],
       });
       this.#recovery = new DestinationRecovery(this.#recoveryHost(), this.#migration, listener.address);
     } catch (error) {

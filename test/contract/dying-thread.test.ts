@@ -70,7 +70,10 @@ test('when the thread of a destination dies, that is said, and the guest reads n
     onMessage: (text) => messages.push(text),
   };
   const channel = new FdChannel({ fd, hasReturnPath: true, peer: 'test' });
-  const migration = MigrationThread.startDestination(host, channel, { staysPaused: false });
+  const migration = MigrationThread.startDestination(host, channel, {
+    staysPaused: false,
+    peerTimeoutMs: 60_000,
+  });
   for (const piece of [advised, allPages, discard(0, 1, 2), ping(2), wholePackage]) writeSync(peerFd, piece);
   await until('the guest to run', () => statuses.includes('running'));
 

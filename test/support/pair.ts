@@ -15,10 +15,13 @@ export interface PairOptions {
   readonly rangeMib?: number;
   /** Where the destination waits; `{folder}` is the test's folder. */
   readonly incoming?: string;
-  /** Arguments for both sides, e.g. a capability; and for one. */
+  /** Arguments for both sides, e.g. a capability; and for one. `{folder}` is the test's folder. */
   readonly args?: readonly string[];
   readonly sourceArgs?: readonly string[];
   readonly destinationArgs?: readonly string[];
+  /** Commands that run the two, see `spawnProgram`. */
+  readonly sourceWithin?: readonly string[];
+  readonly destinationWithin?: readonly string[];
 }
 
 export interface Pair {
@@ -41,12 +44,13 @@ export async function startPair(t: TestContext, options: PairOptions = {}): Prom
   const uri = incoming.replace('{folder}', folder);
   const [source, destination] = await Promise.all([
     startSource(t, folder, options),
-    VmProcess.start(t, folder, 'destination', [
-      ...common,
-      '--incoming',
-      uri,
-      ...(options.destinationArgs ?? []),
-    ]),
+    VmProcess.start(
+      t,
+      folder,
+      'destination',
+      [...common, '--incoming', uri, ...inFolder(options.destinationArgs ?? [], folder)],
+      options.destinationWithin,
+    ),
   ]);
   return { folder, source, destination, memoryBytes: memoryMib * 2 ** 20 };
 }
@@ -55,12 +59,23 @@ export async function startPair(t: TestContext, options: PairOptions = {}): Prom
 export async function startSource(
   t: TestContext,
   folder: string,
-  { guest = 'counter', memoryMib = 64, rangeMib = 8, args = [], sourceArgs = [] }: PairOptions = {},
+  options: PairOptions = {},
 ): Promise<VmProcess> {
+  const { guest = 'counter', memoryMib = 64, rangeMib = 8, args = [], sourceArgs = [] } = options;
   const machine = ['--memory', `${memoryMib}M`, '--guest', guest, '--append', `range=${rangeMib}M`];
-  const source = await VmProcess.start(t, folder, 'source', [...machine, ...args, ...sourceArgs]);
+  const source = await VmProcess.start(
+    t,
+    folder,
+    'source',
+    [...machine, ...args, ...inFolder(sourceArgs, folder)],
+    options.sourceWithin,
+  );
   await source.untilTicks(1);
   return source;
+}
+
+function inFolder(args: readonly string[], folder: string): string[] {
+  return args.map((arg) => arg.replace('{folder}', folder));
 }
 
 export async function untilCompleted({ source, destination }: Pair): Promise<void> {

@@ -22,12 +22,18 @@ export interface Exit {
   readonly signal: NodeJS.Signals | null;
 }
 
-/** Starts the program with these arguments; whatever is left of it ends with the test. */
+/**
+ * Starts the program with these arguments; whatever is left of it ends with the test.
+ *
+ * @param within a command that becomes the program that its arguments name: `ip netns exec host-a`
+ */
 export function spawnProgram(
   t: TestContext,
   args: readonly string[],
+  within: readonly string[] = [],
 ): ChildProcess & { exit: Promise<Exit> } {
-  const child = spawn(process.execPath, [PROGRAM, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+  const [command = process.execPath, ...words] = [...within, process.execPath, PROGRAM, ...args];
+  const child = spawn(command, words, { stdio: ['pipe', 'pipe', 'pipe'] });
   const exit = new Promise<Exit>((resolve) => {
     child.once('close', (code, signal) => resolve({ code, signal }));
   });
@@ -53,6 +59,7 @@ export async function runProgram(
 
 export class VmProcess {
   readonly name: string;
+  readonly folder: string;
   /** What the process wrote to standard error. */
   stderr = '';
   readonly #child: ReturnType<typeof spawnProgram>;
@@ -66,24 +73,33 @@ export class VmProcess {
    *
    * @param name of files in `folder`, and in messages
    * @param args beside those for consoles and events
+   * @param within see `spawnProgram`
    */
   static async start(
     t: TestContext,
     folder: string,
     name: string,
     args: readonly string[],
+    within: readonly string[] = [],
   ): Promise<VmProcess> {
-    const vm = new VmProcess(t, folder, name, args);
+    const vm = new VmProcess(t, folder, name, args, within);
     vm.#qmp = await vm.connectQmp();
     return vm;
   }
 
-  private constructor(t: TestContext, folder: string, name: string, args: readonly string[]) {
+  private constructor(
+    t: TestContext,
+    folder: string,
+    name: string,
+    args: readonly string[],
+    within: readonly string[],
+  ) {
     this.name = name;
+    this.folder = folder;
     this.#serialPath = join(folder, `${name}.serial`);
     this.#qmpPath = join(folder, `${name}.qmp`);
     const consoles = ['--qmp', `unix:${this.#qmpPath}`, '--serial', `file:${this.#serialPath}`];
-    this.#child = spawnProgram(t, ['run', ...consoles, '--capability', 'events=on', ...args]);
+    this.#child = spawnProgram(t, ['run', ...consoles, '--capability', 'events=on', ...args], within);
     this.#child.stdout?.resume();
     this.#child.stderr?.on('data', (bytes) => (this.stderr += bytes));
     void this.#child.exit.then((exit) => (this.#exit = exit));

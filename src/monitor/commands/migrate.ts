@@ -1,10 +1,17 @@
 /**
  * Commands that start, switch, cancel and show a migration.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as v from 'valibot';
 import { defineCommand, NO_ARGUMENTS } from '../command.ts';
 import { QmpError } from '../errors.ts';
 import { formatMigrationInfo } from '../format-migration.ts';
+
+/**
+ * A connection may take its time. Whoever waited for it at the same monitor could not call it off; after so long the answer is
+ * that the migration is being set up, as QEMU answers at once, and its state says how that went.
+ */
+const CONNECT_PATIENCE_MS = 1000;
 
 const migrate = defineCommand({
   help: 'move the guest to URI (-d: do not wait until it is over; -r: go on with a postcopy that is paused)',
@@ -21,7 +28,9 @@ const migrate = defineCommand({
     resume: v.optional(v.boolean()),
   }),
   async handler({ vm }, { uri, resume = false }) {
-    await vm.migrate(uri, { resume });
+    const isSetUp = vm.migrate(uri, { resume });
+    isSetUp.catch(() => {}); // Whoever is not told here is told by the state.
+    await Promise.race([isSetUp, sleep(CONNECT_PATIENCE_MS, undefined, { ref: false })]);
     return {};
   },
   async text(_value, { detach }, { vm }) {
