@@ -11,12 +11,14 @@ import { precopyThroughput } from './precopy-throughput.ts';
 import { relay } from './relay.ts';
 import { restore } from './restore.ts';
 import { save } from './save.ts';
+import { tls } from './tls.ts';
 
 export const BENCHMARKS: readonly Benchmark[] = [
   faultLatency,
   downtime,
   precopyThroughput,
   relay,
+  tls,
   cleanPass,
   memory,
   dirtyTracking,

@@ -10,6 +10,7 @@ import { guestImagePath } from '../src/cli/package-info.ts';
 import type { MigrationInfo } from '../src/migration/migration-info.ts';
 import type { Parameters } from '../src/migration/parameters.ts';
 import type { MigrationStatus } from '../src/migration/states.ts';
+import type { ObjectProperties } from '../src/tls/object-properties.ts';
 import type { VirtualMachineOptions } from '../src/vm/virtual-machine.ts';
 import { MIB } from './bench.ts';
 
@@ -22,7 +23,8 @@ type VmCall =
       readonly checksums: boolean;
       readonly parameters: Partial<Parameters>;
     }
-  | { readonly kind: 'migrate'; readonly uri: string }
+  | { readonly kind: 'migrate' | 'listen'; readonly uri: string }
+  | { readonly kind: 'add-object'; readonly properties: ObjectProperties }
   | { readonly kind: 'ended' | 'query' | 'stop' | 'console' | 'close' };
 export interface VmReply {
   readonly id: number;
@@ -96,6 +98,15 @@ export class RemoteVm {
 
   configure(postcopy: boolean, parameters: Partial<Parameters>, checksums = false): Promise<void> {
     return this.#ask({ kind: 'configure', postcopy, checksums, parameters }) as Promise<void>;
+  }
+
+  addObject(properties: ObjectProperties): Promise<void> {
+    return this.#ask({ kind: 'add-object', properties }) as Promise<void>;
+  }
+
+  /** For a machine that was made with `incoming: 'defer'`. */
+  listen(uri: string): Promise<void> {
+    return this.#ask({ kind: 'listen', uri }) as Promise<void>;
   }
 
   migrate(uri: string): Promise<void> {

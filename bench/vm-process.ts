@@ -35,6 +35,12 @@ async function perform(request: VmRequest): Promise<unknown> {
       vm.setCapabilities({ 'postcopy-ram': request.postcopy, 'x-checksum': request.checksums });
       vm.setParameters(request.parameters);
       return;
+    case 'add-object':
+      vm.addObject(request.properties);
+      return;
+    case 'listen':
+      await vm.migrateIncoming(request.uri);
+      return;
     case 'migrate':
       await vm.migrate(request.uri);
       return;

@@ -24,6 +24,7 @@ import { TlsFailure } from './tls-failure.ts';
 /** How often an engine that has sent its last is looked after: it may have closed its descriptor. */
 const GONE_CHECK_MS = 50;
 /** How long the other side may take to close a connection that the engine has closed, and to read what was left. */
+const WRITE_AHEAD = { highWaterMark: 256 * 1024 };
 const LINGER_MS = 10_000;
 const FLUSH_MS = 60_000;
 
@@ -61,7 +62,7 @@ export class TlsPump {
     this.engineFd = engineFd;
     this.#engineInode = fstatSync(engineFd, { bigint: true }).ino;
     this.#pairFd = pairFd;
-    this.#pair = new Socket({ fd: pairFd, allowHalfOpen: true });
+    this.#pair = new Socket({ fd: pairFd, allowHalfOpen: true, ...WRITE_AHEAD });
     this.#raw = raw;
     this.#tls = tls;
     this.#events = events;
