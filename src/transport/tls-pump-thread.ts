@@ -74,6 +74,8 @@ async function run({ fd, settings, hostname, handshakeMs }: TlsPumpData): Promis
       broken: (error) => post({ kind: 'broken', text: explainTlsFailure(error, settings) }),
     });
     pump.start();
+    // Nobody must take the end of this thread for the end of the stream.
+    process.once('uncaughtException', (error) => pump.fail(error));
     parentPort?.on('message', (_: TlsPumpOrder) => pump.endNow());
     parentPort?.unref(); // It is the connection that keeps this thread alive.
     post({ kind: 'secure', fd: pump.engineFd });

@@ -48,7 +48,10 @@ export class TlsPump {
   #isEngineAtEnd = false;
   #isEngineGone = false;
   #isPeerAtEnd = false;
+  /** What the engine has sent is the network's. */
   #isFlushed = false;
+  /** Something has come that the engine will never read. */
+  #hasUnread = false;
   #isOver = false;
   #timer: NodeJS.Timeout | undefined;
 
@@ -71,7 +74,7 @@ export class TlsPump {
   start(): void {
     const [tls, pair, raw] = [this.#tls, this.#pair, this.#raw];
     tls.on('data', (bytes: Buffer) => {
-      if (this.#isEngineGone) this.#abandonPeer();
+      if (this.#isEngineGone) this.#receivedInVain();
       else if (!pair.write(bytes)) tls.pause();
     });
     pair.on('drain', () => tls.resume());
@@ -96,6 +99,11 @@ export class TlsPump {
     this.#finish(() => this.#raw.destroy());
   }
 
+  /** This thread cannot go on. */
+  fail(error: Error): void {
+    this.#broken(error);
+  }
+
   #peerEnded(): void {
     if (this.#isOver) return;
     if (this.#events.isCutOff()) {
@@ -110,10 +118,7 @@ export class TlsPump {
   #engineEnded(): void {
     if (this.#isEngineAtEnd || this.#isOver) return;
     this.#isEngineAtEnd = true;
-    this.#tls.end(() => {
-      this.#isFlushed = true;
-      this.#finishIfDone();
-    });
+    this.#tls.end(() => this.#flushed());
     this.#watchEngine();
   }
 
@@ -127,22 +132,32 @@ export class TlsPump {
   #engineGone(): void {
     if (this.#isEngineGone || this.#isOver) return;
     this.#isEngineGone = true;
-    // Whoever has sent something that was never read learns it from a reset, once it has what was sent to it.
-    const hasUnread = this.#pair.writableLength > 0;
+    this.#hasUnread = this.#pair.writableLength > 0;
     this.#engineEnded();
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#abandonPeer(), this.#isFlushed ? LINGER_MS : FLUSH_MS);
-    this.#tls.once('finish', () => {
-      if (this.#isOver) return;
-      if (hasUnread) {
-        this.#abandonPeer();
-        return;
-      }
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#abandonPeer(), LINGER_MS);
-    });
+    this.#linger();
     this.#tls.resume();
     this.#finishIfDone();
+  }
+
+  /** Whoever sends something that is never read learns it from a reset, once it has what was sent to it. */
+  #receivedInVain(): void {
+    this.#hasUnread = true;
+    if (this.#isFlushed) this.#abandonPeer();
+  }
+
+  #linger(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#abandonPeer(), this.#isFlushed ? LINGER_MS : FLUSH_MS);
+  }
+
+  #flushed(): void {
+    this.#isFlushed = true;
+    if (this.#isOver) return;
+    if (this.#hasUnread) this.#abandonPeer();
+    else {
+      if (this.#isEngineGone) this.#linger();
+      this.#finishIfDone();
+    }
   }
 
   #finishIfDone(): void {
@@ -156,22 +171,26 @@ export class TlsPump {
   /** What had come by then is the engine's still. */
   #broken(error: unknown): void {
     if (this.#isOver) return;
-    if (!this.#isEngineGone) this.#events.broken(error);
+    const pair = this.#pair;
+    const isTold = !this.#isEngineGone && !this.#isPeerAtEnd;
+    if (isTold) this.#events.broken(error);
     this.#isOver = true;
     clearTimeout(this.#timer);
     this.#raw.destroy();
     this.#tls.destroy();
-    if (this.#isEngineGone) {
-      this.#pair.destroy();
+    if (this.#isEngineGone || pair.writableFinished) {
+      pair.destroy();
       return;
     }
-    const end = () => {
-      this.#pair.pause();
-      if (!this.#pair.destroyed) resetAtClose(this.engineFd, this.#engineInode);
-      this.#pair.destroy();
+    const close = () => {
+      pair.pause();
+      if (isTold && !pair.destroyed) resetAtClose(this.engineFd, this.#engineInode);
+      pair.destroy();
     };
-    this.#pair.removeAllListeners('error').on('error', end);
-    this.#pair.write('', end);
+    pair.removeAllListeners('error').on('error', close);
+    if (this.#isPeerAtEnd)
+      pair.once('finish', close); // It had said all, and all of it is passed on.
+    else pair.write('', close);
   }
 
   #closed(): void {
