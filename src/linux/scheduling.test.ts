@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import os from 'node:os';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
@@ -30,21 +29,29 @@ test('scheduleThread() changes the calling thread only, and takes 0 for a nice v
   assert.equal(readFileSync('/proc/thread-self/stat', 'utf8').split(' ')[18], before);
 });
 
-test('nameThread() names the calling thread, lowerHelperThreads() lowers all that are there but the main one', async () => {
+test('nameThread() names the calling thread; CompilerThreads are those of V8, not the main one and not workers', async () => {
   const module = new URL('./scheduling.js', import.meta.url).href;
   const code = `
     import { readdirSync, readFileSync } from 'node:fs';
-    import { lowerHelperThreads, nameThread } from ${JSON.stringify(module)};
+    import { Worker } from 'node:worker_threads';
+    import { CompilerThreads, nameThread } from ${JSON.stringify(module)};
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const worker = new Worker('setInterval(() => {}, 1000)', { eval: true });
+    await new Promise((resolve) => worker.once('online', resolve));
     nameThread('a name that is too long');
-    lowerHelperThreads();
-    const nice = (tid) => Number(readFileSync('/proc/self/task/' + tid + '/stat', 'utf8').split(') ')[1].split(' ')[16]);
-    const threads = readdirSync('/proc/self/task').map(Number);
-    const main = threads.indexOf(process.pid);
-    const [own] = threads.splice(main, 1);
     console.log(readFileSync('/proc/thread-self/comm', 'utf8').trim());
-    console.log(nice(own), Math.min(...threads.map(nice)));`;
+    const nices = () => readdirSync('/proc/self/task').map((thread) => {
+      const stat = readFileSync('/proc/self/task/' + thread + '/stat', 'utf8').split(') ')[1].split(' ');
+      return [Number(thread), Number(stat[16])];
+    });
+    const compilers = new CompilerThreads();
+    const before = new Map(nices());
+    compilers.giveWay(true);
+    const lowered = nices().filter(([thread, nice]) => nice === before.get(thread) + 10).map(([thread]) => thread);
+    console.log(lowered.length >= 4, lowered.length < before.size - 1, lowered.includes(process.pid));
+    compilers.giveWay(false);
+    console.log(nices().every(([thread, nice]) => nice === before.get(thread) || process.getuid() !== 0));
+    process.exit();`;
   const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', code]);
-  const [name, nices] = stdout.trim().split('\n');
-  assert.equal(name, 'a name that is');
-  assert.equal(nices, `${os.getPriority()} 10`);
+  assert.deepEqual(stdout.trim().split('\n'), ['a name that is', 'true true false', 'true']);
 });

@@ -7,7 +7,8 @@
  *
  * See sched_setattr(2), and the kernel's Documentation/scheduler/sched-eevdf.rst.
  */
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
 import { libc } from './libc.ts';
 import { mapAnonymous } from './memory.ts';
 
@@ -15,8 +16,12 @@ const SYS_sched_setattr = { x64: 314, arm64: 274 } as Record<string, number>;
 const SCHED_ATTR_BYTES = 48;
 
 /** Low, but not so low that a thread which joins them to collect garbage waits for ever on a busy host. */
-const HELPER_NICE = 10;
-const HELPER_SLICE_US = 10_000;
+const COMPILER_NICE = 10;
+const COMPILER_SLICE_US = 10_000;
+/** Of a hundredth of a second each; before JavaScript can start a thread, some more have passed. */
+const STARTED_WITHIN_TICKS = 1;
+/** Behind the name in `/proc/PID/task/TID/stat`, from 0. */
+const STAT_START_TIME = 19;
 
 const PR_SET_NAME = 15;
 /** Without the NUL at the end. */
@@ -38,15 +43,40 @@ export function scheduleThread({ sliceUs, nice }: ThreadScheduling): void {
 }
 
 /**
- * Lets the threads of this process that are there already, but for the main one, give way to all others: those on which V8
- * compiles and collects garbage, and libuv's. Called before the first worker starts.
+ * The threads on which V8 compiles and collects garbage.
  *
  * V8 compiles a guest's functions for hundreds of milliseconds after it has begun to run, in pieces of several that a
- * thread of the same rank waits for; at that time every page the guest touches is waited for.
+ * thread of the same rank waits for; in postcopy every page the guest touches is waited for at that time. In precopy they
+ * are what makes our own threads fast.
  */
-export function lowerHelperThreads(): void {
-  for (const thread of readdirSync('/proc/self/task').map(Number))
-    if (thread !== process.pid) setAttributes(thread, HELPER_SLICE_US, HELPER_NICE);
+export class CompilerThreads {
+  readonly #threads = findCompilerThreads();
+
+  /** Lets them give way to all others of this process, or no longer; the latter needs privilege. */
+  giveWay(shouldGiveWay: boolean): void {
+    const nice = shouldGiveWay ? COMPILER_NICE : getPriority();
+    for (const thread of this.#threads) setAttributes(thread, shouldGiveWay ? COMPILER_SLICE_US : 0, nice);
+  }
+}
+
+/** Node starts them first of all, and names them since version 22 only. */
+function findCompilerThreads(): number[] {
+  const others = readdirSync('/proc/self/task')
+    .map(Number)
+    .filter((thread) => thread !== process.pid);
+  const startTimes = others.map(startedAt);
+  const latest = Math.min(...startTimes.filter((time) => !Number.isNaN(time))) + STARTED_WITHIN_TICKS;
+  return others.filter((_, at) => (startTimes[at] as number) <= latest);
+}
+
+/** In ticks; not a number if the thread has just ended. */
+function startedAt(thread: number): number {
+  try {
+    const stat = readFileSync(`/proc/self/task/${thread}/stat`, 'latin1');
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[STAT_START_TIME]);
+  } catch {
+    return Number.NaN;
+  }
 }
 
 /** @param thread 0 for the calling one */

@@ -10,7 +10,7 @@ import { connectionError } from '../linux/connection-error.ts';
 import { closeFd, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
-import { nameThread, scheduleThread } from '../linux/scheduling.ts';
+import { CompilerThreads, nameThread, scheduleThread } from '../linux/scheduling.ts';
 import { setPeerTimeout, shutdownBoth } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
@@ -37,6 +37,7 @@ const trace = new PortTrace(data.orders, data.traces);
 const machine = new MachinePort(data.machine);
 const polls = new PollSet(2);
 const buffer = mapAnonymous(BUFFER_BYTES);
+const compilers = new CompilerThreads();
 const returnPath = new ReturnPathWriter(data.returnPath);
 const faultThread = new FaultThreadControl(data.faultThread);
 const memory = new MappedDestinationMemory(data.blocks, buffer.bytes, faultThread, () =>
@@ -85,6 +86,8 @@ const engine = new DestinationMigration({
     },
     statusChanged: (status, error) => {
       if (status === 'postcopy-paused') closeChannel();
+      if (status === 'postcopy-active') compilers.giveWay(true);
+      if (engine.isOver) compilers.giveWay(false);
       notify({ kind: 'status', status, error: error?.message, isGuestElsewhere: false });
     },
   },

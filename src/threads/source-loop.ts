@@ -9,7 +9,7 @@ import { connectionError } from '../linux/connection-error.ts';
 import { closeFd, fdKind, readInto, WOULD_BLOCK } from '../linux/fd.ts';
 import { mapAnonymous } from '../linux/memory.ts';
 import { drainEventfd, PollEvent, PollSet } from '../linux/poll.ts';
-import { scheduleThread } from '../linux/scheduling.ts';
+import { CompilerThreads, scheduleThread } from '../linux/scheduling.ts';
 import { setPeerTimeout, setUnsentLowWatermark, syncFile } from '../linux/socket-options.ts';
 import { SourceMigration, type SourceOptions } from '../migration/source.ts';
 import type { SourceEffects } from '../migration/source-ports.ts';
@@ -43,6 +43,7 @@ export class SourceLoop {
   readonly #polls = new PollSet(2);
   readonly #outgoing: OutgoingBytes;
   readonly #incoming = mapAnonymous(RETURN_PATH_BYTES);
+  readonly #compilers = new CompilerThreads();
   readonly #kind: ReturnType<typeof fdKind>;
   /** Of the present connection; a recovery brings another. */
   #fd: number;
@@ -80,7 +81,10 @@ export class SourceLoop {
           const { isGuestElsewhere } = this.#engine;
           if (status === 'postcopy-paused') this.#dropChannel();
           // What is pushed from here on may wait; on a host that has both sides, those who place pages go first.
-          if (status === 'postcopy-active') scheduleThread({ sliceUs: 10_000, nice: 5 });
+          if (status === 'postcopy-active') {
+            scheduleThread({ sliceUs: 10_000, nice: 5 });
+            this.#compilers.giveWay(true);
+          }
           this.#notify({ kind: 'status', status, error: error?.message, isGuestElsewhere });
         },
         passBegins: (pass) => this.#notify({ kind: 'pass', pass }),
@@ -102,6 +106,7 @@ export class SourceLoop {
       // Also if this thread dies: the guest must not wait for it to lift a write protection, nor the peer for more.
       this.#engine.close();
       this.#closeChannel();
+      this.#compilers.giveWay(false);
     }
     this.#notify({ kind: 'ended', info: this.#engine.info(monotonicMs()) });
     this.#data.orders.close();

@@ -5,7 +5,6 @@ import { setFlagsFromString } from 'node:v8';
 import { Worker } from 'node:worker_threads';
 import { keepAllocatorThresholds } from '../linux/malloc.ts';
 import { hostPageBytes } from '../linux/memory.ts';
-import { lowerHelperThreads } from '../linux/scheduling.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { FaultThreadData } from './fault-thread.ts';
 import type { MemoryDumpData } from './memory-dump-thread.ts';
@@ -28,7 +27,6 @@ const RESOURCE_LIMITS = { maxYoungGenerationSizeMb: 4 };
 function keepMemoryLow(): void {
   setFlagsFromString('--wasm-num-compilation-tasks=1');
   keepAllocatorThresholds();
-  lowerHelperThreads();
 }
 
 /** @throws {Error} on a host whose pages are not of 4 KiB: nothing smaller than its pages can be missing or dropped */
