@@ -6,12 +6,21 @@ import { mapAnonymous } from './memory.ts';
 import { PagemapScanner } from './pagemap.ts';
 import { RegisterMode, UffdFeature, Userfaultfd } from './userfaultfd.ts';
 
-/** @returns why not, or undefined if asynchronous write protection and its scan work here (Linux 6.7) */
+/** What another moment may have: it says nothing of the kernel. */
+const PASSING = ['EMFILE', 'ENFILE', 'ENOMEM'];
+
+/**
+ * @returns why not, or undefined if asynchronous write protection and its scan work here (Linux 6.7)
+ * @throws {Error} if there are not enough descriptors, or memory, to find out
+ */
 export function whyNoAsyncDirtyTracking(): SyscallError | undefined {
   return attempt(UffdFeature.PAGEFAULT_FLAG_WP | UffdFeature.WP_ASYNC, true);
 }
 
-/** @returns why not, or undefined if write-protect faults work here (Linux 5.7) */
+/**
+ * @returns why not, or undefined if write-protect faults work here (Linux 5.7)
+ * @throws {Error} as above
+ */
 export function whyNoSyncDirtyTracking(): SyscallError | undefined {
   return attempt(UffdFeature.PAGEFAULT_FLAG_WP, false);
 }
@@ -29,7 +38,7 @@ function attempt(features: number, isScanned: boolean): SyscallError | undefined
     }
     return undefined;
   } catch (error) {
-    if (error instanceof SyscallError) return error;
+    if (error instanceof SyscallError && !PASSING.includes(error.code)) return error;
     throw error;
   } finally {
     scanner?.close();

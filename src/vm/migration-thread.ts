@@ -2,9 +2,9 @@
  * One migration as the main thread holds it: its threads, the memory they share, and what they say.
  */
 import { MessageChannel, type MessagePort, type Worker } from 'node:worker_threads';
-import { closeFd, dupCloexec } from '../linux/fd.ts';
+import { closeFd } from '../linux/fd.ts';
 import { giveFreeMemoryBack } from '../linux/malloc.ts';
-import { closeEventfd, createEventfd } from '../linux/poll.ts';
+import { closeEventfd } from '../linux/poll.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { Capabilities } from '../migration/capabilities.ts';
@@ -16,7 +16,6 @@ import type { MigrationStatus } from '../migration/states.ts';
 import type { TraceEvents, TraceName } from '../telemetry/trace-events.ts';
 import {
   closeAbandonedUffd,
-  createSharedFaultThread,
   FaultThreadControl,
   type SharedFaultThread,
 } from '../threads/fault-thread-control.ts';
@@ -29,6 +28,7 @@ import {
 } from '../threads/return-path-writer.ts';
 import { startDestinationThread, startFaultThread, startSourceThread } from '../threads/start-threads.ts';
 import type { Channel } from '../transport/channel.ts';
+import { type MigrationFds, openMigrationFds } from './migration-fds.ts';
 import { VmError } from './vm.ts';
 
 /** What a migration needs of the virtual machine it moves. */
@@ -94,21 +94,25 @@ export class MigrationThread {
   #status: MigrationStatus = 'none';
   #isGuestElsewhere = false;
 
+  /** @throws {VmError} if there are not enough descriptors; the channel is the caller's then */
   static startSource(host: MigrationHost, channel: Channel, settings: SourceSettings): MigrationThread {
-    return new MigrationThread(host, channel, { side: 'source', ...settings });
+    const fds = openMigrationFds(settings.dirtyTracking === 'sync');
+    return new MigrationThread(host, channel, fds, { side: 'source', ...settings });
   }
 
+  /** @throws {VmError} as `startSource` */
   static startDestination(
     host: MigrationHost,
     channel: Channel,
     settings: { readonly staysPaused: boolean; readonly peerTimeoutMs: number },
   ): MigrationThread {
-    return new MigrationThread(host, channel, { side: 'destination', ...settings });
+    return new MigrationThread(host, channel, openMigrationFds(true), { side: 'destination', ...settings });
   }
 
   private constructor(
     host: MigrationHost,
     channel: Channel,
+    { wakeFd, machineWakeFd, faultThread }: MigrationFds,
     settings:
       | ({ readonly side: 'source' } & SourceSettings)
       | { readonly side: 'destination'; readonly staysPaused: boolean; readonly peerTimeoutMs: number },
@@ -116,12 +120,13 @@ export class MigrationThread {
     this.side = settings.side;
     this.#host = host;
     this.#channel = channel;
-    this.#wakeFd = createEventfd();
+    this.#wakeFd = wakeFd;
+    this.#faultThread = faultThread;
     this.bitmapWords = bitmapWords(host.ramBlocks);
     const orders = new MessageChannel();
     const machine = new MessageChannel();
     this.#orders = new MigrationOrders(orders.port1, this.#wakeFd, (notice) => this.#heed(notice));
-    host.attachMachine(machine.port1, dupCloexec(this.#wakeFd));
+    host.attachMachine(machine.port1, machineWakeFd);
     const { hasReturnPath } = channel;
     const fd = channel.detach();
     this.#fd = fd;
@@ -138,15 +143,14 @@ export class MigrationThread {
     };
     let worker: Worker;
     if (settings.side === 'source') {
-      const { capabilities, parameters, dirtyTracking } = settings;
+      const { capabilities, parameters } = settings;
       const notedWords = bitmapWords(host.ramBlocks);
-      if (dirtyTracking === 'sync') {
-        this.#faultThread = createSharedFaultThread();
-        new FaultThreadControl(this.#faultThread).expect();
+      if (faultThread !== undefined) {
+        new FaultThreadControl(faultThread).expect();
         this.#add(
           startFaultThread({
             mode: 'write-protect',
-            control: this.#faultThread,
+            control: faultThread,
             blocks: host.ramBlocks,
             bitmapWords: notedWords,
           }),
@@ -164,8 +168,7 @@ export class MigrationThread {
       const requestTimes = RequestTimes.allocate(host.ramBlocks);
       const returnPath = createSharedReturnPath(fd);
       this.#returnPath = returnPath;
-      const control = createSharedFaultThread();
-      this.#faultThread = control;
+      const control = faultThread as SharedFaultThread;
       const { ramBlocks: blocks } = host;
       this.#startFaultThread = (isReplacement) =>
         startFaultThread({

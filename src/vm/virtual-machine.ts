@@ -8,6 +8,7 @@ import { EventEmitter } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
 import { whyNoAsyncDirtyTracking, whyNoSyncDirtyTracking } from '../linux/dirty-tracking-support.ts';
+import { systemErrorText } from '../linux/system-error-text.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { type Capabilities, type Capability, DEFAULT_CAPABILITIES } from '../migration/capabilities.ts';
@@ -288,11 +289,17 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       this.#setStatus('failed', why);
       throw new VmError(why);
     }
-    this.#migration = MigrationThread.startSource(this.#migrationHost(), channel, {
-      capabilities: this.#capabilities,
-      parameters: this.#parameters,
-      dirtyTracking,
-    });
+    try {
+      this.#migration = MigrationThread.startSource(this.#migrationHost(), channel, {
+        capabilities: this.#capabilities,
+        parameters: this.#parameters,
+        dirtyTracking,
+      });
+    } catch (error) {
+      channel.close();
+      this.#setStatus('failed', (error as Error).message);
+      throw error;
+    }
     this.#recovery = new SourceRecovery(this.#recoveryHost(), this.#migration, uri);
   }
 
@@ -489,7 +496,17 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     await Promise.all([...this.#memoryDumps].map((thread) => thread.terminate()));
   }
 
+  /** @throws {VmError} if there is none, or no more descriptors to find that out */
   #chooseDirtyTracking(): 'async' | 'sync' {
+    try {
+      return this.#chooseTracking();
+    } catch (error) {
+      if (error instanceof VmError) throw error;
+      throw new VmError(`The guest's writes cannot be tracked: ${systemErrorText(error)}`, { cause: error });
+    }
+  }
+
+  #chooseTracking(): 'async' | 'sync' {
     const wanted = this.#options.dirtyTracking ?? 'auto';
     const whyNotAsync = wanted === 'sync' ? undefined : whyNoAsyncDirtyTracking();
     if (wanted !== 'sync' && whyNotAsync === undefined) return 'async';
@@ -502,8 +519,9 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   async #acceptIncoming(listener: Listener): Promise<void> {
+    let channel: Channel | undefined;
     try {
-      const channel = await listener.accept();
+      channel = await listener.accept();
       listener.close();
       this.#listener = undefined;
       this.#migration = MigrationThread.startDestination(this.#migrationHost(), channel, {
@@ -512,6 +530,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       });
       this.#recovery = new DestinationRecovery(this.#recoveryHost(), this.#migration, listener.address);
     } catch (error) {
+      listener.close();
+      channel?.close();
       if (!this.#isClosed) this.#setStatus('failed', (error as Error).message);
     }
   }
