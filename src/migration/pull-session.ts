@@ -11,7 +11,9 @@
 import { createHash } from 'node:crypto';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
+import { CollectedBytes } from '../wire/collected-bytes.ts';
 import type { DecodedCommand } from '../wire/commands.ts';
+import { MAX_TAIL_BYTES } from '../wire/device-tail.ts';
 import {
   type AnnouncedRamBlock,
   OpenStreamDecoder,
@@ -26,7 +28,8 @@ import type { PageRun } from './push-order.ts';
 
 /** A server can make a client keep this much of tables for its RAM, and no more: they take 1/2000 of it. */
 const MAX_RAM_BYTES = 2 ** 40;
-const MAX_PACKAGE_BYTES = 64 * 1024 * 1024;
+/** As much device state as a snapshot may hold; memory for it is taken as it comes. */
+const MAX_PACKAGE_BYTES = MAX_TAIL_BYTES + 1024;
 
 /** What a server serves. */
 export interface PulledSnapshot {
@@ -65,7 +68,7 @@ export class PullSession {
   #blocks: readonly AnnouncedRamBlock[] = [];
   #content: readonly PageBitmap[] = [];
   #isReturnPathOpen = false;
-  #package: Buffer[] = [];
+  #package = new CollectedBytes(0);
   #isIdentified = false;
   #namedBlock = -1;
 
@@ -142,7 +145,7 @@ export class PullSession {
       ramSectionEnd: () => {},
       command: (command, at) => this.#command(command, at),
       packageBytes: (position, lengthBytes) => {
-        this.#package.push(Buffer.from(this.#buffer.subarray(position, position + lengthBytes)));
+        this.#package.take(this.#buffer, position, position + lengthBytes);
       },
       packageEnd: (at) => this.#identify(at),
       tailBytes: (_position, _lengthBytes, at) => {
@@ -183,12 +186,14 @@ export class PullSession {
       case 'postcopy-ram-discard': {
         const block = this.#blocks.findIndex(({ idstr }) => idstr === command.idstr);
         for (const { start, lengthBytes } of command.ranges) {
-          this.#content[block]?.setRange(start / TARGET_PAGE_BYTES, lengthBytes / TARGET_PAGE_BYTES);
+          this.#addContent(block, start / TARGET_PAGE_BYTES, lengthBytes / TARGET_PAGE_BYTES, at);
         }
         return;
       }
-      case 'postcopy-advise':
       case 'packaged-header':
+        this.#package = new CollectedBytes(command.lengthBytes);
+        return;
+      case 'postcopy-advise':
         return;
       default:
         throw new StreamError(
@@ -199,8 +204,19 @@ export class PullSession {
     }
   }
 
+  /** Each page once: a server could keep us busy with the same terabyte for ever. */
+  #addContent(block: number, firstPage: number, pageCount: number, at: number): void {
+    const content = this.#content[block] as PageBitmap;
+    const known = content.nextSet(firstPage, firstPage + pageCount);
+    if (known >= 0) {
+      const what = `The server names page ${known} of "${this.#blocks[block]?.idstr}" twice`;
+      throw new StreamError('BAD_VALUE', what, at);
+    }
+    content.setRange(firstPage, pageCount);
+  }
+
   #identify(at: number): void {
-    const bytes = Buffer.concat(this.#package.splice(0));
+    const { bytes } = this.#package;
     const deviceSections = openPackage(bytes).deviceSections;
     if (
       this.#configuration === undefined ||

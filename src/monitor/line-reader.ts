@@ -8,7 +8,8 @@ export const MAX_LINE_BYTES = 1 << 16;
 const NEWLINE = 0x0a;
 
 export class LineReader {
-  #pieces: Uint8Array[] = [];
+  /** In one piece, since a peer may send it byte by byte. */
+  #kept = new Uint8Array(256);
   #pieceBytes = 0;
   #isTooLong = false;
 
@@ -37,16 +38,22 @@ export class LineReader {
     if (this.#isTooLong || piece.length === 0) return;
     if (this.#pieceBytes + piece.length > MAX_LINE_BYTES) {
       this.#isTooLong = true;
-      this.#pieces = [];
       return;
     }
-    this.#pieces.push(piece.slice());
-    this.#pieceBytes += piece.length;
+    const neededBytes = this.#pieceBytes + piece.length;
+    if (neededBytes > this.#kept.length) {
+      const grown = new Uint8Array(Math.max(neededBytes, 2 * this.#kept.length));
+      grown.set(this.#kept.subarray(0, this.#pieceBytes));
+      this.#kept = grown;
+    }
+    this.#kept.set(piece, this.#pieceBytes);
+    this.#pieceBytes = neededBytes;
   }
 
   #take(): string | null {
-    const line = this.#isTooLong ? null : Buffer.concat(this.#pieces).toString('utf8').replace(/\r$/, '');
-    this.#pieces = [];
+    const line = this.#isTooLong
+      ? null
+      : Buffer.from(this.#kept.subarray(0, this.#pieceBytes)).toString('utf8').replace(/\r$/, '');
     this.#pieceBytes = 0;
     this.#isTooLong = false;
     return line;

@@ -218,3 +218,10 @@ test('QmpSession cuts off a client that lets events pile up', async () => {
   assert.equal(sent, MAX_UNREAD_BYTES / 2 ** 20 + 1);
   session.sendEvent(event);
 });
+
+test('QmpSession names a capability that is none, whatever that is', async () => {
+  const [, reply] = await converse([
+    '{"execute":"qmp_capabilities","arguments":{"enable":[{"toString":1}]}}\n',
+  ]);
+  assert.deepEqual(reply, { error: { class: 'GenericError', desc: "Capability 'object' not available" } });
+});

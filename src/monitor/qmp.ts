@@ -125,7 +125,10 @@ export class QmpSession implements MonitorSession {
     const enable = (input as { enable?: unknown }).enable ?? [];
     if (!Array.isArray(enable)) throw new QmpError("Invalid parameter type for 'enable', expected: array");
     const unknown = enable.find((capability) => capability !== 'oob');
-    if (unknown !== undefined) throw new QmpError(`Capability '${unknown}' not available`);
+    if (unknown !== undefined) {
+      const name = typeof unknown === 'string' ? unknown : typeof unknown;
+      throw new QmpError(`Capability '${name}' not available`);
+    }
     this.#isOobEnabled = enable.length > 0;
     this.#isNegotiated = true;
     return {};

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { AllocationMeter } from '../../test/fuzz/allocation-meter.ts';
 import { type JsonItem, JsonReader, MAX_MESSAGE_BYTES, MAX_NESTING } from './json-reader.ts';
 
 const read = (...chunks: (string | Uint8Array)[]): JsonItem[] => {
@@ -94,4 +95,16 @@ test('JsonReader refuses nesting that is too deep', () => {
   const deep = (depth: number) => '['.repeat(depth) + ']'.repeat(depth);
   assert.ok('value' in read(deep(MAX_NESTING))[0]!);
   assert.equal(errorsOf(read(deep(MAX_NESTING + 1)))[0], 'JSON parse error, nesting is deeper than 1024');
+});
+
+test('JsonReader takes a message that comes byte by byte, for no more memory than it is long', async () => {
+  const message = Buffer.from(JSON.stringify({ text: 'x'.repeat(100_000) }));
+  const meter = new AllocationMeter();
+  const reader = new JsonReader();
+  const items: unknown[] = [];
+  await meter.run(() => {
+    for (let at = 0; at < message.length; at++) items.push(...reader.push(message.subarray(at, at + 1)));
+  });
+  assert.deepEqual(items, [{ value: JSON.parse(message.toString()) }]);
+  assert.ok(meter.allocatedBytes < 4 * message.length, `${meter.allocatedBytes} bytes`);
 });

@@ -28,8 +28,8 @@ export class JsonReader {
   #mode: Mode = 'between';
   #braces = 0;
   #brackets = 0;
-  /** The message so far, from earlier chunks. */
-  #pieces: Uint8Array[] = [];
+  /** The message so far, from earlier chunks: in one piece, since a peer may send it byte by byte. */
+  #kept = new Uint8Array(0);
   #pieceBytes = 0;
   readonly #decoder = new TextDecoder('utf-8', { fatal: true });
   readonly #maxMessageBytes: number;
@@ -61,8 +61,7 @@ export class JsonReader {
       }
     }
     if (isInMessage(this.#mode)) {
-      this.#pieces.push(chunk.slice(start));
-      this.#pieceBytes += chunk.length - start;
+      this.#keep(chunk.subarray(start));
     }
   }
 
@@ -110,7 +109,8 @@ export class JsonReader {
   }
 
   #take(lastPiece: Uint8Array): JsonItem {
-    const bytes = Buffer.concat([...this.#pieces, lastPiece]);
+    this.#keep(lastPiece);
+    const bytes = this.#kept.subarray(0, this.#pieceBytes);
     this.#reset('between');
     try {
       return { value: JSON.parse(this.#decoder.decode(bytes)) as unknown };
@@ -128,8 +128,19 @@ export class JsonReader {
     this.#mode = mode;
     this.#braces = 0;
     this.#brackets = 0;
-    this.#pieces = [];
+    this.#kept = new Uint8Array(0);
     this.#pieceBytes = 0;
+  }
+
+  #keep(piece: Uint8Array): void {
+    const neededBytes = this.#pieceBytes + piece.length;
+    if (neededBytes > this.#kept.length) {
+      const grown = new Uint8Array(Math.max(neededBytes, 2 * this.#pieceBytes));
+      grown.set(this.#kept.subarray(0, this.#pieceBytes));
+      this.#kept = grown;
+    }
+    this.#kept.set(piece, this.#pieceBytes);
+    this.#pieceBytes = neededBytes;
   }
 }
 

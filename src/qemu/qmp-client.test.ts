@@ -187,3 +187,19 @@ test('QmpClient.connect() reaches a monitor by TCP', async (t) => {
   assert.deepEqual(await client.execute('query-status'), {});
   client.close();
 });
+
+test('QmpClient takes an error for one whatever is in it', async (t) => {
+  const errors = ['{"class":{"toString":1},"desc":{"valueOf":[]}}', 'null', '7', '[]'];
+  const path = await fakeMonitor(t, ({ id }, socket) => {
+    socket.write(`{"error": ${errors[id % errors.length]}, "id": ${id}}\n`);
+  });
+  const client = await QmpClient.connect(path);
+  for (const _ of errors) {
+    await assert.rejects(client.execute('query-status'), (error) => {
+      assert.ok(error instanceof QmpCommandError);
+      assert.match(error.message, /no reason given/);
+      return true;
+    });
+  }
+  client.close();
+});

@@ -229,13 +229,13 @@ export class QmpClient extends EventEmitter<{ event: [event: QmpEvent]; close: [
     if (waiting === undefined) return; // its time is over
     this.#waiting.delete(id as number);
     clearTimeout(waiting.timer);
-    const error = message['error'] as { class?: unknown; desc?: unknown } | undefined;
+    const error = message['error'] as { class?: unknown; desc?: unknown } | null | undefined;
     if (error === undefined) waiting.resolve(message['return']);
     else {
-      const errorClass = String(error?.class ?? 'GenericError');
-      waiting.reject(
-        new QmpCommandError(waiting.command, errorClass, String(error?.desc ?? 'no reason given')),
-      );
+      // Whoever answers may have put anything there.
+      const text = (value: unknown, otherwise: string) => (typeof value === 'string' ? value : otherwise);
+      const errorClass = text(error?.class, 'GenericError');
+      waiting.reject(new QmpCommandError(waiting.command, errorClass, text(error?.desc, 'no reason given')));
     }
   }
 

@@ -38,6 +38,13 @@ test('readTouchOrder() refuses what is no order, or one of another machine', (t)
   };
   refuses('', /no touch order/);
   refuses('{"touch-order":2}', /no touch order/);
+  for (const run of ['[2,0,1]', '[1,0,2]', '[0,16,1]', '[0,0,9007199254740991]']) {
+    const blocks = '[{"idstr":"pc.ram","length":65536},{"idstr":"rom","length":4096}]';
+    refuses(
+      `{"touch-order":1,"machine-type":"pc-1","blocks":${blocks},"requests":1,"runs":[${run}]}`,
+      /names pages that do not exist/,
+    );
+  }
   writeTouchOrder(path, machine, order);
   assert.throws(() => readTouchOrder(path, { ...machine, machineType: 'pc-2' }), /another machine/);
   const shorter = [{ ...machine.blocks[0]!, lengthBytes: 0x8000 }, machine.blocks[1]!];

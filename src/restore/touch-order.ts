@@ -7,7 +7,7 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import * as v from 'valibot';
 import { systemErrorText } from '../linux/system-error-text.ts';
-import type { RamBlockLayout } from '../memory/ram-block.ts';
+import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { PageRun } from '../migration/push-order.ts';
 
 const VERSION = 1;
@@ -69,6 +69,11 @@ export function readTouchOrder(path: string, machine: OrderedMachine): TouchOrde
       return idstr === block?.idstr && length === block.lengthBytes;
     });
   if (!isOfMachine) throw new TouchOrderError(`"${path}" is the touch order of another machine`);
+  const isInside = file.runs.every(
+    ([block, firstPage, pageCount]) =>
+      (firstPage + pageCount) * TARGET_PAGE_BYTES <= (machine.blocks[block]?.lengthBytes ?? 0),
+  );
+  if (!isInside) throw new TouchOrderError(`"${path}" is no touch order: it names pages that do not exist`);
   return {
     requests: file.requests,
     runs: file.runs.map(([block, firstPage, pageCount]) => ({ block, firstPage, pageCount })),

@@ -22,6 +22,7 @@ import { TARGET_PAGE_BYTES } from '../wire/ram-record.ts';
 import { encodePong } from '../wire/return-path.ts';
 import { StreamError } from '../wire/stream-error.ts';
 import { applyXbzrle } from '../wire/xbzrle.ts';
+import { MAX_RAM_BYTES } from './file-scan.ts';
 import { SnapshotWriter } from './snapshot-writer.ts';
 
 export interface SnapshotReceiverOptions {
@@ -73,7 +74,12 @@ export class SnapshotReceiver implements OpenStreamHandler {
   constructor(options: SnapshotReceiverOptions) {
     this.#options = options;
     this.#bufferAddress = addressOf(options.buffer);
-    this.#decoder = new OpenStreamDecoder({ buffer: options.buffer, handler: this, accept: 'migration' });
+    this.#decoder = new OpenStreamDecoder({
+      buffer: options.buffer,
+      handler: this,
+      accept: 'migration',
+      limits: { ramBytes: MAX_RAM_BYTES },
+    });
   }
 
   /** Whether all of the stream is there. */
@@ -189,7 +195,12 @@ export class SnapshotReceiver implements OpenStreamHandler {
     const { machineType, uuid } = this.#configuration;
     const { ramSectionId } = this.#decoder;
     this.#blocks = blocks;
-    this.#writer = new SnapshotWriter({ path, overwrite, machineType, uuid, ramSectionId, blocks });
+    try {
+      this.#writer = new SnapshotWriter({ path, overwrite, machineType, uuid, ramSectionId, blocks });
+    } catch (error) {
+      if (!(error instanceof RangeError) || error instanceof StreamError) throw error;
+      throw this.#error('LIMIT', 'There is no memory for the tables of so much RAM');
+    }
     onFile?.(this.#writer.partialPath, this.#writer.fd);
   }
 

@@ -262,7 +262,7 @@ describe('V86Machine', { timeout: 60_000 }, () => {
     test(`loadDevices() refuses ${what}`, async () => {
       const machine = await create({ memoryBytes });
       const state = forge(await machine.saveDevices(), place, value as StateValue);
-      await assert.rejects(machine.loadDevices(state), { name: 'RangeError', message });
+      await assert.rejects(machine.loadDevices(state), { message });
     });
   }
 

@@ -47,7 +47,7 @@ export async function fuzz(target: Target, options: FuzzOptions): Promise<FuzzRe
   const known = new Set<string>();
   let [inputs, bytes, accepted] = [0, 0, 0];
   for (const pieces of target.seeds()) {
-    const { broken, signature, refusal } = await examine(target, pieces, new Random(0));
+    const { broken, signature, refusal } = await examine(target, mended(target, pieces, 0), new Random(0));
     const why = broken ?? (refusal === undefined ? undefined : `a legal input is refused: ${refusal}`);
     if (why !== undefined) findings.push({ target: target.name, seed: 'none', broken: why });
     for (const kind of signature) seen.add(kind);

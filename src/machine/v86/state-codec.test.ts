@@ -79,12 +79,15 @@ describe('decodeDeviceState()', () => {
     const bytes = encode([1, Uint8Array.of(1, 2, 3), 'x']);
     for (let at = 0; at < bytes.length; at++) {
       assert.throws(() => decode(bytes.subarray(0, at)), {
-        name: 'RangeError',
+        name: 'DeviceStateError',
         message: /^Cannot load device state: /,
       });
       const damaged = bytes.slice();
       damaged[at]! ^= 1;
-      assert.throws(() => decode(damaged), { name: 'RangeError', message: /^Cannot load device state: / });
+      assert.throws(() => decode(damaged), {
+        name: 'DeviceStateError',
+        message: /^Cannot load device state: /,
+      });
     }
   });
 
@@ -109,9 +112,25 @@ describe('decodeDeviceState()', () => {
     ['deep nesting', `${'['.repeat(1000)}${']'.repeat(1000)}`, 0, /nested deeper/],
   ] as const) {
     test(`refuses ${what}`, () => {
-      assert.throws(() => decode(forge(json, new Uint8Array(arrayBytes))), { name: 'RangeError', message });
+      assert.throws(() => decode(forge(json, new Uint8Array(arrayBytes))), {
+        name: 'DeviceStateError',
+        message,
+      });
     });
   }
+
+  test('refuses what cannot even be written as a text', () => {
+    for (const json of [
+      '{"a":"Uint8Array","n":{"toString":1},"r":[]}',
+      '{"a":"Uint8Array","n":8,"r":[{"toString":1},[]]}',
+      '{"f":{"toString":1}}',
+    ]) {
+      assert.throws(() => decode(forge(json)), {
+        name: 'DeviceStateError',
+        message: /^Cannot load device state: [ -~]+$/,
+      });
+    }
+  });
 
   test('refuses a guest time out of range', () => {
     const bytes = Buffer.from(encode(null));

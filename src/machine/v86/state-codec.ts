@@ -39,6 +39,11 @@ export interface DeviceState {
   readonly tree: StateValue;
 }
 
+/** A device state cannot be loaded; the text says why. */
+export class DeviceStateError extends RangeError {
+  override readonly name = 'DeviceStateError';
+}
+
 /** Limit of one state, in bytes as sent and again as arrays after it is unpacked. */
 export const MAX_STATE_BYTES = 256 * 1024 * 1024;
 
@@ -73,7 +78,7 @@ export function encodeDeviceState(state: DeviceState): Uint8Array {
   return bytes;
 }
 
-/** @throws {RangeError} if the bytes are damaged, of another format, or too long */
+/** @throws {DeviceStateError} if the bytes are damaged, of another format, or too long */
 export function decodeDeviceState(bytes: Uint8Array): DeviceState {
   if (bytes.length < HEADER_BYTES || bytes.length > MAX_STATE_BYTES) {
     throw refused(`must have ${HEADER_BYTES} to ${MAX_STATE_BYTES} bytes, got ${bytes.length}`);
@@ -158,7 +163,7 @@ function fromJson(value: unknown, source: ArraySource, depth: number): StateValu
     throw refused('it has an unknown array');
   const TypedArray = TYPED_ARRAYS[name as TypedArrayName];
   if (!isSize(lengthBytes) || lengthBytes % TypedArray.BYTES_PER_ELEMENT !== 0 || !Array.isArray(bounds)) {
-    throw refused(`it has a ${name} of ${lengthBytes} bytes`);
+    throw refused(`it has a ${name} of ${textOf(lengthBytes)} bytes`);
   }
   source.allocatedBytes += lengthBytes;
   if (source.allocatedBytes > MAX_STATE_BYTES) throw refused(`its arrays exceed ${MAX_STATE_BYTES} bytes`);
@@ -168,7 +173,9 @@ function fromJson(value: unknown, source: ArraySource, depth: number): StateValu
     const start: unknown = bounds[index];
     const length: unknown = bounds[index + 1];
     if (!isSize(start) || !isSize(length) || start + length > lengthBytes) {
-      throw refused(`a run of ${length} bytes at ${start} is outside its array of ${lengthBytes} bytes`);
+      throw refused(
+        `a run of ${textOf(length)} bytes at ${textOf(start)} is outside its array of ${lengthBytes} bytes`,
+      );
     }
     if (source.used + length > source.bytes.length) throw refused('its arrays are cut short');
     bytes.set(source.bytes.subarray(source.used, source.used + length), start);
@@ -198,6 +205,11 @@ function checksumOf(bytes: Uint8Array): Uint8Array {
     .digest();
 }
 
+/** For a text: what a peer has put there may be anything, and long. */
+function textOf(value: unknown): string {
+  return typeof value === 'number' ? String(value) : typeof value;
+}
+
 const isSize = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
-const refused = (why: string, cause?: unknown): RangeError =>
-  new RangeError(`Cannot load device state: ${why}`, cause === undefined ? {} : { cause });
+const refused = (why: string, cause?: unknown): DeviceStateError =>
+  new DeviceStateError(`Cannot load device state: ${why}`, cause === undefined ? {} : { cause });

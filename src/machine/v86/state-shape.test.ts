@@ -38,7 +38,10 @@ describe('checkStateShape()', () => {
     ['a value in place of all', null, /must be a list of 5/],
   ] as const) {
     test(`refuses ${what}`, () => {
-      assert.throws(() => checkStateShape(OWN, loaded as StateValue, RULES), { name: 'RangeError', message });
+      assert.throws(() => checkStateShape(OWN, loaded as StateValue, RULES), {
+        name: 'DeviceStateError',
+        message,
+      });
     });
   }
 });

@@ -4,7 +4,7 @@
  * The two trees must agree in everything but the values: the same lists, the same arrays of the same length, a simple
  * value where there is one. Few places may differ, and few values must be equal; both are named by the caller.
  */
-import type { StateArray, StateValue } from './state-codec.ts';
+import { DeviceStateError, type StateArray, type StateValue } from './state-codec.ts';
 
 export interface ShapeRules {
   /** Places whose content is checked by the caller; `*` stands for any index. */
@@ -13,7 +13,7 @@ export interface ShapeRules {
   readonly equal: Readonly<Record<string, string>>;
 }
 
-/** @throws {RangeError} naming the first place that differs, as in `85.0.1.16` */
+/** @throws {DeviceStateError} naming the first place that differs, as in `85.0.1.16` */
 export function checkStateShape(own: StateValue, loaded: StateValue, rules: ShapeRules): void {
   const free = new RegExp(`^(${rules.free.join('|').replaceAll('.', '\\.').replaceAll('*', '\\d+')})$`);
 
@@ -21,14 +21,16 @@ export function checkStateShape(own: StateValue, loaded: StateValue, rules: Shap
     if (free.test(place)) return;
     const meaning = rules.equal[place];
     if (meaning !== undefined && mine !== theirs) {
-      throw new RangeError(
-        `Cannot load device state: ${meaning} must be ${String(mine)}, got ${String(theirs)}`,
+      throw new DeviceStateError(
+        `Cannot load device state: ${meaning} must be ${textOf(mine)}, got ${textOf(theirs)}`,
       );
     }
     const mineIs = kindOf(mine);
     const theirsIs = kindOf(theirs);
     if (mineIs !== theirsIs) {
-      throw new RangeError(`Cannot load device state: ${place} must be ${mineIs} here, got ${theirsIs}`);
+      throw new DeviceStateError(
+        `Cannot load device state: ${place} must be ${mineIs} here, got ${theirsIs}`,
+      );
     }
     if (!Array.isArray(mine) || !Array.isArray(theirs)) return;
     for (let index = 0; index < mine.length; index++) {
@@ -39,10 +41,16 @@ export function checkStateShape(own: StateValue, loaded: StateValue, rules: Shap
   check(own, loaded, '');
 }
 
+/** A number as it is: what is equal or not is mostly one. */
+function textOf(value: StateValue): string {
+  return typeof value === 'number' || typeof value === 'boolean' ? String(value) : kindOf(value);
+}
+
 function kindOf(value: StateValue): string {
   if (Array.isArray(value)) return `a list of ${value.length}`;
   if (isStateArray(value)) return `a ${value.constructor.name} of ${value.length}`;
-  return typeof value === 'string' ? `"${value}"` : 'a value';
+  if (typeof value === 'string') return /^[ -~]{0,100}$/.test(value) ? `"${value}"` : 'another text';
+  return 'a value';
 }
 
 const isStateArray = (value: StateValue): value is StateArray => ArrayBuffer.isView(value);
