@@ -105,6 +105,11 @@ export class Userfaultfd {
     return new Userfaultfd(fd, false);
   }
 
+  /** The same in place of its opener, which has died without closing it. */
+  static inherit(fd: number): Userfaultfd {
+    return new Userfaultfd(fd, true);
+  }
+
   /** @param mode `RegisterMode` bits */
   register(address: bigint, lengthBytes: number, mode: number): void {
     this.#setRange(address, lengthBytes);

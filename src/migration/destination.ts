@@ -78,6 +78,13 @@ export interface DestinationOptions {
   readonly trace: Trace;
 }
 
+/** What is to be known of a guest that was handed over, beside its memory. */
+export interface AdoptedGuest {
+  readonly ramSectionId: number;
+  /** False if it was paused at the source. */
+  readonly shouldRun: boolean;
+}
+
 /** How long the guest stood still, as it saw it. */
 export interface GuestDowntime {
   readonly guestDowntimeUs: number;
@@ -166,6 +173,36 @@ export class DestinationMigration {
     this.#statistics.startedAtMs = nowMs;
     this.#move('setup');
     this.#move('active');
+  }
+
+  /**
+   * In place of `start`: the thread that drove this postcopy has died after RUN, and its connection with it. What is needed for
+   * a recovery is there: the memory, and a bitmap of what has come.
+   *
+   * @param isGuestOurs whether the machine has answered that it runs the guest
+   */
+  adopt(
+    why: Error,
+    { ramSectionId, shouldRun, isGuestOurs }: AdoptedGuest & { readonly isGuestOurs: boolean },
+    nowMs: number,
+  ): void {
+    this.#nowMs = nowMs;
+    this.#statistics.startedAtMs = nowMs;
+    this.#ramSectionId = ramSectionId;
+    this.#shouldRun = shouldRun;
+    this.#isReturnPathOpen = true;
+    this.#areDevicesLoaded = true;
+    this.#isGuestOurs = isGuestOurs;
+    this.#isResuming = true;
+    this.#incoming = 'running';
+    this.#status = 'postcopy-active';
+    this.#interrupt(why);
+    if (!isGuestOurs) this.#resumeGuest();
+  }
+
+  /** The section of RAM in the stream; 0 as long as it has not begun. */
+  get ramSectionId(): number {
+    return this.#decoder.ramSectionId ?? this.#ramSectionId;
   }
 
   /** Where to read the stream into; empty while the decoder waits for the machine. */
@@ -592,7 +629,7 @@ export class DestinationMigration {
       { cause: why },
     );
     this.#isPaused = true;
-    this.#ramSectionId = this.#decoder.ramSectionId ?? this.#ramSectionId;
+    this.#ramSectionId = this.ramSectionId;
     this.#statistics.interruptions.began(this.#nowMs);
     this.#move('postcopy-paused');
     if (this.#options.trace.isEnabled('postcopy_pause_incoming'))

@@ -43,6 +43,8 @@ export interface SourceEffects {
   resumeGuest(): void;
   statusChanged(status: MigrationStatus, error: Error | undefined): void;
   passBegins(pass: number): void;
+  /** What is given out next may hand the guest over: from here on a driver that dies cannot give it back. */
+  guestLeaves?(): void;
   /** The destination asks for pages; whoever wants to know what its guest touches first. */
   pagesRequested?(pages: PageRun): void;
   /** A page that the destination asks for cannot be read yet; `pagesArrived` tells the engine when pages can. */

@@ -186,6 +186,8 @@ export class SourceMigration {
   #producedBytes = 0;
   #sentBytes = 0;
   readonly #handover = new Handover();
+  /** What hands the guest over has been given out. */
+  #hasLeft = false;
   #settlingPing = 0;
   #settlingSinceMs = 0;
   #passStartedAtMs = 0;
@@ -260,6 +262,11 @@ export class SourceMigration {
     return this.#handover.isGuestGone || (this.#status === 'completed' && this.#isPostcopyWanted);
   }
 
+  /** The guest is on its way as a postcopy. */
+  get hasPostcopyBegun(): boolean {
+    return this.#isPostcopyWanted && (this.#phase === 'handover' || this.#isInPostcopy);
+  }
+
   /** The connection is lost, or was broken off: only `recover` goes on. What is still to be written is void. */
   get isPaused(): boolean {
     return this.#phase === 'paused';
@@ -312,6 +319,24 @@ export class SourceMigration {
     this.#queue(startBytes, (writer) => this.#ram.writeStart(writer, capabilities['postcopy-ram']));
     this.#phase = 'precopy';
     this.#passStartedAtMs = nowMs;
+  }
+
+  /**
+   * In place of `start`: the thread that drove this postcopy has died, and its connection with it. What is needed for a
+   * recovery is there: the memory, and a bitmap of what never left.
+   *
+   * @param isGuestGone whether it was known that the destination has come to RUN
+   */
+  adopt(why: Error, isGuestGone: boolean, nowMs: number): void {
+    this.#statistics.startedAtMs = nowMs;
+    this.#statistics.handedOverAtMs = nowMs;
+    this.#isPostcopyWanted = true;
+    this.#isGuestPaused = true;
+    this.#pages.adopt();
+    this.#handover.endsAt(0);
+    if (isGuestGone) this.#handover.guestIsGone();
+    this.#status = 'postcopy-active';
+    this.channelLost(why, nowMs);
   }
 
   setParameters(parameters: Parameters, nowMs: number): void {
@@ -568,6 +593,10 @@ export class SourceMigration {
       this.#control.writeTo(writer);
     }
     this.#producedBytes += writer.position;
+    if (!this.#hasLeft && this.#handover.isOver(this.#producedBytes)) {
+      this.#hasLeft = true;
+      this.#options.effects.guestLeaves?.();
+    }
     // In postcopy only what is pushed counts: a page that is asked for must not wait, nor make others wait.
     if (!this.#isInPostcopy && this.#phase !== 'loading') this.#limiter.spend(writer.position);
     return writer.position;

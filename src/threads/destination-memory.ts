@@ -3,7 +3,9 @@
  */
 import type { SyscallError } from '../linux/libc.ts';
 import { Advice, addressOf, madvise, mapAnonymous, viewMemory } from '../linux/memory.ts';
+import { readPresence } from '../linux/pagemap.ts';
 import { RegisterMode, Userfaultfd } from '../linux/userfaultfd.ts';
+import type { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { isZeroPage } from '../memory/zero-page.ts';
 import type { DestinationMemory } from '../migration/destination-ports.ts';
@@ -24,12 +26,15 @@ export class MappedDestinationMemory implements DestinationMemory {
   /**
    * @param buffer memory off the JavaScript heap, in which positions of pages are given
    * @param makeFaultThread asks for the thread behind `faultThread`; called once postcopy is possible
+   * @param isListening memory is listened for already, by the userfaultfd that the fault thread serves: the thread that opened
+   *   it has died, and this object is its owner now
    */
   constructor(
     blocks: readonly RamBlock[],
     buffer: Uint8Array,
     faultThread: FaultThreadControl,
     makeFaultThread: () => void,
+    isListening = false,
   ) {
     this.blocks = blocks;
     this.#addresses = blocks.map(({ hostAddress }) => Number(hostAddress));
@@ -38,6 +43,11 @@ export class MappedDestinationMemory implements DestinationMemory {
     this.#bufferAddress = Number(addressOf(buffer));
     this.#faultThread = faultThread;
     this.#makeFaultThread = makeFaultThread;
+    if (isListening) {
+      this.#uffd = Userfaultfd.inherit(faultThread.uffd);
+      this.#isListening = true;
+      return;
+    }
     // Precopy fills memory for the first time: a fault for 2 MiB rather than for each page.
     this.#adviseHugePages(Advice.HUGEPAGE);
   }
@@ -107,6 +117,15 @@ export class MappedDestinationMemory implements DestinationMemory {
 
   placeZeroPage(block: number, offset: number): 'placed' | 'exists' {
     return this.#openUffd.zeroPage((this.#addresses[block] as number) + offset, TARGET_PAGE_BYTES);
+  }
+
+  /** The thread that placed pages may have died between placing one and noting it: what is there has come. */
+  notePresentPages(received: readonly PageBitmap[]): void {
+    this.blocks.forEach(({ hostAddress, lengthBytes }, block) => {
+      readPresence(hostAddress, lengthBytes, (offset, regionBytes) =>
+        received[block]?.setRange(offset / TARGET_PAGE_BYTES, regionBytes / TARGET_PAGE_BYTES),
+      );
+    });
   }
 
   end(): void {

@@ -40,13 +40,20 @@ const buffer = mapAnonymous(BUFFER_BYTES);
 const compilers = new CompilerThreads();
 const returnPath = new ReturnPathWriter(data.returnPath);
 const faultThread = new FaultThreadControl(data.faultThread);
-const memory = new MappedDestinationMemory(data.blocks, buffer.bytes, faultThread, () =>
-  notify({ kind: 'fault-thread-wanted' }),
+const memory = new MappedDestinationMemory(
+  data.blocks,
+  buffer.bytes,
+  faultThread,
+  () => notify({ kind: 'fault-thread-wanted' }),
+  data.succession !== undefined,
+);
+const receivedBitmaps = data.receivedWords.map(
+  (words, block) => new PageBitmap((data.blocks[block]?.lengthBytes ?? 0) / TARGET_PAGE_BYTES, words),
 );
 
 /** Of the present connection; a recovery brings another. */
 let { fd } = data;
-let isFdOpen = true;
+let isFdOpen = fd >= 0;
 let isClosing = false;
 /** A message for the source could not be sent; its stream may still come. */
 let isReturnPathLost = false;
@@ -59,9 +66,7 @@ let heardAtMs = monotonicMs();
 const engine = new DestinationMigration({
   memory,
   buffer: buffer.bytes,
-  receivedBitmaps: data.receivedWords.map(
-    (words, block) => new PageBitmap((data.blocks[block]?.lengthBytes ?? 0) / TARGET_PAGE_BYTES, words),
-  ),
+  receivedBitmaps,
   requestTimes: new RequestTimes(data.blocks, data.requestTimes),
   machineType: data.machineType,
   deviceSection: data.deviceSection,
@@ -73,6 +78,8 @@ const engine = new DestinationMigration({
     },
     loadDevices: (state) => machine.postState(state),
     resumeGuest: (shouldRun) => {
+      const { ramSectionId, status } = engine;
+      if (status === 'postcopy-active') notify({ kind: 'run', ramSectionId, shouldRun });
       if (shouldRun && !data.staysPaused) {
         machine.post('resume');
         return;
@@ -97,8 +104,14 @@ const engine = new DestinationMigration({
 
 nameThread('destination');
 scheduleThread({ sliceUs: 200, nice: -10 });
-if (data.hasReturnPath) setPeerTimeout(fd, peerTimeoutMs);
-engine.start(monotonicMs());
+if (data.succession === undefined) {
+  if (data.hasReturnPath) setPeerTimeout(fd, peerTimeoutMs);
+  engine.start(monotonicMs());
+} else {
+  const { why, hasMoved: isGuestOurs, guest } = data.succession;
+  memory.notePresentPages(receivedBitmaps);
+  engine.adopt(new MigrationError(why), { ...guest, isGuestOurs }, monotonicMs());
+}
 while (!isClosing && (!engine.isOver || machine.hasUnanswered)) step();
 linger();
 closeChannel();

@@ -54,6 +54,11 @@ export class FaultThreadControl {
     this.#set(State.SERVING);
   }
 
+  /** The userfaultfd that it was told to serve last; 0 if none. */
+  get uffd(): number {
+    return Atomics.load(this.#shared.words, UFFD);
+  }
+
   /** The thread looks whether there is anything new for it. */
   wake(): void {
     signalEventfd(this.#shared.wakeFd);

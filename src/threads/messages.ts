@@ -14,7 +14,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { V86MachineOptions } from '../machine/v86/v86-options.ts';
 import type { RamBlock } from '../memory/ram-block.ts';
 import type { Capabilities } from '../migration/capabilities.ts';
-import type { GuestDowntime } from '../migration/destination.ts';
+import type { AdoptedGuest, GuestDowntime } from '../migration/destination.ts';
 import type { DeviceSectionName } from '../migration/device-state.ts';
 import type { FetchInfo } from '../migration/fetcher.ts';
 import type { MigrationInfo } from '../migration/migration-info.ts';
@@ -105,8 +105,10 @@ export type MigrationNotice =
       readonly isGuestElsewhere: boolean;
     }
   | { readonly kind: 'pass'; readonly pass: number }
-  /** Source: the guest stands still on behalf of the migration, or runs on here. */
-  | { readonly kind: 'guest'; readonly isRunning: boolean }
+  /** Source: the guest stands still on behalf of the migration, or runs on here; and whether it ran before. */
+  | { readonly kind: 'guest'; readonly isRunning: boolean; readonly wasRunning: boolean }
+  /** Destination: RUN has come. If the thread dies, another can go on from here. */
+  | ({ readonly kind: 'run' } & AdoptedGuest)
   /** Destination: the guest is here; it runs, or stays paused as it was or as it was asked for. */
   | { readonly kind: 'arrived'; readonly isRunning: boolean }
   | { readonly kind: 'answer'; readonly id: number; readonly error: string | undefined }
@@ -129,8 +131,15 @@ export type MigrationNotice =
   /** The last word: the thread ends. */
   | { readonly kind: 'ended'; readonly info: MigrationInfo };
 
+/** The thread that was there before has died in postcopy: this one waits for an order that brings another connection. */
+interface Succession {
+  readonly why: string;
+  /** Source: it was known that the destination has come to RUN. Destination: the machine had answered that it runs the guest. */
+  readonly hasMoved: boolean;
+}
+
 interface ChannelThreadData {
-  /** The channel's descriptor: the thread owns it. */
+  /** The channel's descriptor: the thread owns it. -1 if there is none, as the thread before has died. */
   readonly fd: number;
   readonly hasReturnPath: boolean;
   readonly orders: MessagePort;
@@ -139,8 +148,14 @@ interface ChannelThreadData {
   readonly traces: readonly TraceName[];
 }
 
+/** Values of `SourceLoopData.departure`. */
+export const Departure = { HERE: 0, PRECOPY: 1, POSTCOPY: 2 } as const;
+
 /** What every source thread is given, whatever it sends. */
 export interface SourceLoopData extends ChannelThreadData {
+  /** One shared word, `Departure`: whether the guest may have left; undefined if nobody asks. */
+  readonly departure?: Int32Array | undefined;
+  readonly succession?: Succession | undefined;
   readonly capabilities: Capabilities;
   readonly parameters: Parameters;
 }
@@ -255,6 +270,7 @@ export interface DestinationThreadData extends ChannelThreadData, GuestThreadDat
   readonly staysPaused: boolean;
   /** `x-peer-timeout`; `set-parameters` changes it. */
   readonly peerTimeoutMs: number;
+  readonly succession: (Succession & { readonly guest: AdoptedGuest }) | undefined;
 }
 
 // ---- save --------------------------------------------------------------------------------------------------

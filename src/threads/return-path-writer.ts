@@ -5,6 +5,7 @@
  * After a lost connection there may be another. Requests for pages are sent on it only when `allowRequests` says so, and by
  * a thread that knows of it: the first must name its block.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { WOULD_BLOCK, writeFrom } from '../linux/fd.ts';
 import { Errno, SyscallError } from '../linux/libc.ts';
 import { mapAnonymous } from '../linux/memory.ts';
@@ -24,6 +25,8 @@ const WORDS = 5;
 const State = { OPEN: 0, CLOSED: 1 } as const;
 
 const PIECE_BYTES = 4096;
+/** A live thread that cannot write lets go of the lock in much less. */
+const LET_GO_MS = 200;
 /** A source that takes nothing for so long does not read any more. */
 const STALLED_MS = 30_000;
 
@@ -41,6 +44,22 @@ export function createSharedReturnPath(fd: number): SharedReturnPath {
 /** No writer begins another message, also if a thread has died with the lock. */
 export function closeSharedReturnPath(shared: SharedReturnPath): void {
   Atomics.store(shared.words, STATE, State.CLOSED);
+}
+
+/**
+ * Opens the lock of a path that is closed and whose connection is shut down, when its holder has died. A holder that lives lets
+ * go by itself, since it cannot write any more: it is given a moment.
+ */
+export async function openLockOfDead(shared: SharedReturnPath): Promise<void> {
+  const endsAtMs = performance.now() + LET_GO_MS;
+  while (Atomics.load(shared.words, LOCK) !== 0) {
+    if (performance.now() >= endsAtMs) {
+      Atomics.store(shared.words, LOCK, 0);
+      Atomics.notify(shared.words, LOCK);
+      return;
+    }
+    await sleep(1);
+  }
 }
 
 export class ReturnPathWriter {

@@ -15,7 +15,13 @@ import { SourceMigration, type SourceOptions } from '../migration/source.ts';
 import type { SourceEffects } from '../migration/source-ports.ts';
 import { monotonicMs } from './clock.ts';
 import type { MachinePort } from './machine-client.ts';
-import type { MachineReply, MigrationNotice, MigrationOrder, SourceLoopData } from './messages.ts';
+import {
+  Departure,
+  type MachineReply,
+  type MigrationNotice,
+  type MigrationOrder,
+  type SourceLoopData,
+} from './messages.ts';
 import { PortTrace, takeOrders } from './migration-loop.ts';
 import { OutgoingBytes } from './outgoing-bytes.ts';
 
@@ -67,7 +73,8 @@ export class SourceLoop {
     this.#trace = new PortTrace(data.orders, data.traces);
     this.#fd = data.fd;
     this.#peerTimeoutMs = data.parameters['x-peer-timeout'];
-    this.#kind = fdKind(data.fd);
+    this.#kind = data.fd < 0 ? 'socket' : fdKind(data.fd);
+    this.#isFdOpen = data.fd >= 0;
     this.#engine = new SourceMigration({
       ...parts,
       capabilities: data.capabilities,
@@ -88,11 +95,12 @@ export class SourceLoop {
           this.#notify({ kind: 'status', status, error: error?.message, isGuestElsewhere });
         },
         passBegins: (pass) => this.#notify({ kind: 'pass', pass }),
+        guestLeaves: () => this.#noteDeparture(),
         ...requests,
       },
       trace: this.#trace,
     });
-    if (this.#kind === 'socket') this.#setSocketOptions(data.fd);
+    if (this.#kind === 'socket' && this.#isFdOpen) this.#setSocketOptions(data.fd);
   }
 
   /** Returns when the migration is over, or was ordered to close. The descriptor is closed then. */
@@ -100,7 +108,9 @@ export class SourceLoop {
     try {
       // Before the guest, while both want the same processor: precopy has to be faster than the guest writes.
       scheduleThread({ sliceUs: 1000, nice: -10 });
-      this.#engine.start(monotonicMs());
+      const { succession } = this.#data;
+      if (succession === undefined) this.#engine.start(monotonicMs());
+      else this.#engine.adopt(new Error(succession.why), succession.hasMoved, monotonicMs());
       while (!this.#isClosing && (!this.#engine.isOver || this.#machine.hasUnanswered)) this.#step();
     } finally {
       // Also if this thread dies: the guest must not wait for it to lift a write protection, nor the peer for more.
@@ -246,14 +256,14 @@ export class SourceLoop {
     const nowMs = monotonicMs();
     switch (reply.kind) {
       case 'paused':
-        this.#notify({ kind: 'guest', isRunning: false });
+        this.#notify({ kind: 'guest', isRunning: false, wasRunning: reply.wasRunning });
         this.#engine.guestPaused(reply.wasRunning);
         return;
       case 'devices-saved':
         this.#engine.devicesSaved(reply.state, nowMs);
         return;
       case 'resumed':
-        this.#notify({ kind: 'guest', isRunning: true });
+        this.#notify({ kind: 'guest', isRunning: true, wasRunning: true });
         return;
       case 'failed':
         this.#engine.machineFailed(new Error(reply.message), nowMs);
@@ -296,6 +306,13 @@ export class SourceLoop {
     this.#isFdOpen = false;
     closeFd(this.#fd);
     this.#notify({ kind: 'channel-closed' });
+  }
+
+  /** Before the bytes are written: if this thread dies, whoever looks must not believe that the guest is here. */
+  #noteDeparture(): void {
+    const { departure } = this.#data;
+    const way = this.#engine.hasPostcopyBegun ? Departure.POSTCOPY : Departure.PRECOPY;
+    if (departure !== undefined) Atomics.store(departure, 0, way);
   }
 
   #notify(notice: MigrationNotice): void {

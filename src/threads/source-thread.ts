@@ -10,7 +10,7 @@ import { PageBitmap } from '../memory/page-bitmap.ts';
 import { TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { isZeroPage } from '../memory/zero-page.ts';
 import { machineDevices } from '../migration/device-state.ts';
-import type { SourceMemory } from '../migration/source-ports.ts';
+import type { DirtyTracker, SourceMemory } from '../migration/source-ports.ts';
 import { AsyncDirtyTracker, SyncDirtyTracker } from './dirty-trackers.ts';
 import { FaultThreadControl } from './fault-thread-control.ts';
 import { MachinePort } from './machine-client.ts';
@@ -53,7 +53,9 @@ function guestMemory(): SourceMemory {
   };
 }
 
-function dirtyTracker(): AsyncDirtyTracker | SyncDirtyTracker {
+function dirtyTracker(): DirtyTracker {
+  // The guest stands still: nothing is written any more.
+  if (data.succession !== undefined) return { start: () => {}, sync: () => {}, stop: () => {} };
   if (data.writeFaults === undefined) return new AsyncDirtyTracker(data.blocks);
   const noted = data.writeFaults.notedWords.map((words, block) => bitmapOf(block, words));
   return new SyncDirtyTracker(data.blocks, noted, new FaultThreadControl(data.writeFaults.control));

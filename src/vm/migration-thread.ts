@@ -2,12 +2,14 @@
  * One migration as the main thread holds it: its threads, the memory they share, and what they say.
  */
 import { MessageChannel, type MessagePort, type Worker } from 'node:worker_threads';
-import { closeFd } from '../linux/fd.ts';
+import { closeFd, dupCloexec } from '../linux/fd.ts';
 import { giveFreeMemoryBack } from '../linux/malloc.ts';
 import { closeEventfd } from '../linux/poll.ts';
+import { shutdownBoth } from '../linux/socket-options.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
 import { type RamBlock, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { Capabilities } from '../migration/capabilities.ts';
+import type { AdoptedGuest } from '../migration/destination.ts';
 import type { DeviceSectionName } from '../migration/device-state.ts';
 import type { MigrationInfo } from '../migration/migration-info.ts';
 import { RequestTimes } from '../migration/page-requests.ts';
@@ -19,11 +21,17 @@ import {
   FaultThreadControl,
   type SharedFaultThread,
 } from '../threads/fault-thread-control.ts';
-import type { MigrationNotice, MigrationOrder } from '../threads/messages.ts';
+import {
+  Departure,
+  type MigrationNotice,
+  type MigrationOrder,
+  type SourceThreadData,
+} from '../threads/messages.ts';
 import { MigrationOrders } from '../threads/migration-orders.ts';
 import {
   closeSharedReturnPath,
   createSharedReturnPath,
+  openLockOfDead,
   type SharedReturnPath,
 } from '../threads/return-path-writer.ts';
 import { startDestinationThread, startFaultThread, startSourceThread } from '../threads/start-threads.ts';
@@ -47,6 +55,12 @@ export interface MigrationHost {
   onArrived(isRunning: boolean): void;
   /** The migration's threads are gone. */
   onEnded(): void;
+  /**
+   * Source: its thread has died before the guest could leave. It may stand still for the migration.
+   *
+   * @param wasRunning whether it ran when the migration stopped it; undefined if that is not known to have come about
+   */
+  onGuestKept(wasRunning: boolean | undefined): void;
   onTrace(name: TraceName, fields: TraceEvents[TraceName], atMs: number): void;
   onMessage(text: string): void;
 }
@@ -66,11 +80,19 @@ type Question =
   | { readonly kind: 'pause'; readonly why?: string }
   | { readonly kind: 'recover'; readonly fd: number };
 
-/** A thread that dies so often dies of what it is given. */
-const MAX_FAULT_THREAD_DEATHS = 3;
+/** Threads that die so often die of what they are given. */
+const MAX_DEATHS = 3;
 
 const DIED =
   'This migration cannot be recovered any more. A guest that is here waits at a page that has not come, and reads no zeros';
+const MAY_RUN_THERE =
+  'The destination may run the guest: look there, and continue here with "cont" only if it does not';
+
+/** Starts the migration thread: the first, or one in place of another that has died. */
+type StartThread = (
+  ends: Pick<SourceThreadData, 'fd' | 'orders' | 'machine' | 'wakeFd' | 'traces'>,
+  why: string | undefined,
+) => Worker;
 
 export class MigrationThread {
   readonly side: 'source' | 'destination';
@@ -78,8 +100,9 @@ export class MigrationThread {
   readonly bitmapWords: readonly Int32Array[];
   readonly #host: MigrationHost;
   readonly #channel: Channel;
-  readonly #orders: MigrationOrders;
+  #orders: MigrationOrders;
   readonly #wakeFd: number;
+  #parameters: Parameters | undefined;
   /** Of the channel; the migration thread closes it, unless it dies. A recovery brings another. */
   #fd: number;
   readonly #workers: Worker[] = [];
@@ -88,7 +111,22 @@ export class MigrationThread {
   readonly #startFaultThread: ((isReplacement: boolean) => Worker) | undefined;
   #faultThreadDeaths = 0;
   readonly #returnPath: SharedReturnPath | undefined;
-  readonly #exited: Promise<void>;
+  readonly #startThread: StartThread;
+  #deaths = 0;
+  /** Of the thread that has died just now. */
+  #deathCause: Error | undefined;
+  /** Source: whether the guest may have left (`Departure`). */
+  readonly #departure = new Int32Array(new SharedArrayBuffer(4));
+  /** Source: whether the guest ran when the migration stopped it; undefined before. */
+  #wasGuestRunning: boolean | undefined;
+  /** Destination: what is known of the guest, once RUN has come. */
+  #guest: AdoptedGuest | undefined;
+  #hasArrived = false;
+  #isClosing = false;
+  #onExited: () => void = () => {};
+  readonly #exited = new Promise<void>((resolve) => {
+    this.#onExited = resolve;
+  });
   readonly #trimTimer = setInterval(giveFreeMemoryBack, TRIM_MS).unref();
   #isFdClosed = false;
   #status: MigrationStatus = 'none';
@@ -123,31 +161,20 @@ export class MigrationThread {
     this.#wakeFd = wakeFd;
     this.#faultThread = faultThread;
     this.bitmapWords = bitmapWords(host.ramBlocks);
-    const orders = new MessageChannel();
-    const machine = new MessageChannel();
-    this.#orders = new MigrationOrders(orders.port1, this.#wakeFd, (notice) => this.#heed(notice));
-    host.attachMachine(machine.port1, machineWakeFd);
     const { hasReturnPath } = channel;
-    const fd = channel.detach();
-    this.#fd = fd;
+    this.#fd = channel.detach();
     const common = {
-      fd,
       hasReturnPath,
       blocks: host.ramBlocks,
       machineType: host.machineType,
       deviceSection: host.deviceSection,
-      orders: orders.port2,
-      machine: machine.port2,
-      wakeFd: this.#wakeFd,
-      traces: host.traces,
     };
-    let worker: Worker;
     if (settings.side === 'source') {
       const { capabilities, parameters } = settings;
       const notedWords = bitmapWords(host.ramBlocks);
       if (faultThread !== undefined) {
         new FaultThreadControl(faultThread).expect();
-        this.#add(
+        this.#watchTracking(
           startFaultThread({
             mode: 'write-protect',
             control: faultThread,
@@ -157,16 +184,21 @@ export class MigrationThread {
         );
       }
       const writeFaults = this.#faultThread && { control: this.#faultThread, notedWords };
-      worker = startSourceThread({
-        ...common,
-        capabilities,
-        parameters,
-        dirtyWords: this.bitmapWords,
-        writeFaults,
-      });
+      this.#parameters = parameters;
+      this.#startThread = (ends, why) =>
+        startSourceThread({
+          ...common,
+          ...ends,
+          capabilities,
+          parameters: this.#parameters ?? parameters,
+          dirtyWords: this.bitmapWords,
+          writeFaults,
+          departure: this.#departure,
+          succession: why === undefined ? undefined : { why, hasMoved: this.#isGuestElsewhere },
+        });
     } else {
       const requestTimes = RequestTimes.allocate(host.ramBlocks);
-      const returnPath = createSharedReturnPath(fd);
+      const returnPath = createSharedReturnPath(this.#fd);
       this.#returnPath = returnPath;
       const control = faultThread as SharedFaultThread;
       const { ramBlocks: blocks } = host;
@@ -180,19 +212,38 @@ export class MigrationThread {
           requestTimes,
           returnPath,
         });
-      worker = startDestinationThread({
-        ...common,
-        receivedWords: this.bitmapWords,
-        requestTimes,
-        faultThread: control,
-        returnPath,
-        staysPaused: settings.staysPaused,
-        peerTimeoutMs: settings.peerTimeoutMs,
-      });
+      this.#startThread = (ends, why) =>
+        startDestinationThread({
+          ...common,
+          ...ends,
+          receivedWords: this.bitmapWords,
+          requestTimes,
+          faultThread: control,
+          returnPath,
+          staysPaused: settings.staysPaused,
+          peerTimeoutMs: this.#parameters?.['x-peer-timeout'] ?? settings.peerTimeoutMs,
+          succession:
+            why === undefined
+              ? undefined
+              : { why, hasMoved: this.#hasArrived, guest: this.#guest as AdoptedGuest },
+        });
     }
-    this.#add(worker);
-    this.#exited = new Promise((resolve) => worker.once('exit', () => resolve()));
-    void this.#exited.then(() => this.#giveBack());
+    this.#orders = this.#launch(this.#fd, machineWakeFd, undefined);
+  }
+
+  /** @param why there was a thread before, and it has died: this one waits for a recovery */
+  #launch(fd: number, machineWakeFd: number, why: string | undefined): MigrationOrders {
+    const orders = new MessageChannel();
+    const machine = new MessageChannel();
+    this.#host.attachMachine(machine.port1, machineWakeFd);
+    const ends = { fd, orders: orders.port2, machine: machine.port2, wakeFd: this.#wakeFd };
+    const worker = this.#startThread({ ...ends, traces: this.#host.traces }, why);
+    this.#workers.push(worker);
+    worker.on('error', (error) => {
+      this.#deathCause = error;
+    });
+    worker.once('exit', () => void this.#threadEnded());
+    return new MigrationOrders(orders.port1, this.#wakeFd, (notice) => this.#heed(notice));
   }
 
   /** The guest has run at the destination since it left here: what is here is out of date. */
@@ -201,6 +252,7 @@ export class MigrationThread {
   }
 
   order(order: MigrationOrder): void {
+    if (order.kind === 'set-parameters') this.#parameters = order.parameters;
     this.#orders.order(order);
   }
 
@@ -239,6 +291,7 @@ export class MigrationThread {
    * it goes on with zeros.
    */
   async close(): Promise<void> {
+    this.#isClosing = true;
     this.order({ kind: 'close' });
     await this.#exited;
     // Of a thread that has died it was left open, so that the guest reads no zeros.
@@ -257,9 +310,14 @@ export class MigrationThread {
         this.#host.onPass(notice.pass);
         return;
       case 'guest':
+        if (!notice.isRunning) this.#wasGuestRunning = notice.wasRunning;
         this.#host.onGuest(notice.isRunning);
         return;
+      case 'run':
+        this.#guest = notice;
+        return;
       case 'arrived':
+        this.#hasArrived = true;
         this.#host.onArrived(notice.isRunning);
         return;
       case 'trace':
@@ -294,7 +352,7 @@ export class MigrationThread {
     this.#workers.push(worker);
     worker.on('error', (error) => {
       if (this.#orders.isOver) return;
-      const isLast = ++this.#faultThreadDeaths > MAX_FAULT_THREAD_DEATHS;
+      const isLast = ++this.#faultThreadDeaths > MAX_DEATHS;
       const next = isLast
         ? 'the guest waits at missing pages until they are pushed'
         : 'another takes its place';
@@ -303,26 +361,77 @@ export class MigrationThread {
     });
   }
 
-  #add(worker: Worker): void {
+  /** Source: without the thread that notes writes, none can be migrated any more. */
+  #watchTracking(worker: Worker): void {
     this.#workers.push(worker);
     worker.on('error', (error) => {
       this.#host.onMessage(`A migration thread died: ${error.message}`);
-      if (this.#orders.isOver) return;
-      const isPostcopy = this.#status.startsWith('postcopy-');
-      // Nobody can tell any more whether the destination has run the guest.
-      if (isPostcopy && this.side === 'source') this.#isGuestElsewhere = true;
-      if (isPostcopy) this.#host.onStatus('postcopy-paused', `${error.message}. ${DIED}`);
-      else this.#host.onStatus('failed', error.message);
+      if (this.#orders.isOver || this.#status.startsWith('postcopy-')) return;
+      this.#host.onStatus('failed', error.message);
     });
+  }
+
+  async #threadEnded(): Promise<void> {
+    this.#orders.end();
+    const lastWord = this.#orders.hasLastInfo ? undefined : new Error('it ended without a word');
+    const cause = this.#deathCause ?? lastWord;
+    this.#deathCause = undefined;
+    if (cause === undefined || this.#isClosing) {
+      this.#giveBack();
+      return;
+    }
+    const died = `A migration thread died: ${cause.message}`;
+    const canGoOn = this.#canGoOn && ++this.#deaths <= MAX_DEATHS;
+    this.#host.onMessage(canGoOn ? `${died}; another takes its place` : died);
+    if (canGoOn) await this.#replaceThread(died);
+    else this.#tellEnd(cause);
+  }
+
+  /** Whether what another thread needs is there: memory, bitmaps, and knowledge of where the guest is. */
+  get #canGoOn(): boolean {
+    if (this.side === 'destination') return this.#guest !== undefined;
+    return Atomics.load(this.#departure, 0) === Departure.POSTCOPY;
+  }
+
+  /** The guest waits meanwhile at the next missing page that it needs; another thread goes on with a recovery. */
+  async #replaceThread(why: string): Promise<void> {
+    if (this.#returnPath !== undefined) {
+      closeSharedReturnPath(this.#returnPath);
+      if (!this.#isFdClosed) shutdownBoth(this.#fd);
+      await openLockOfDead(this.#returnPath);
+    }
+    this.#closeFd();
+    if (this.#isClosing) {
+      this.#giveBack();
+      return;
+    }
+    try {
+      this.#orders = this.#launch(-1, dupCloexec(this.#wakeFd), why);
+    } catch (error) {
+      this.#tellEnd(error as Error); // there are no more descriptors
+    }
+  }
+
+  #tellEnd(cause: Error): void {
+    const hasLeft = Atomics.load(this.#departure, 0) !== Departure.HERE;
+    const isPostcopy = this.side === 'source' ? hasLeft : this.#guest !== undefined;
+    // Nobody can tell any more whether the destination has run the guest.
+    if (isPostcopy && this.side === 'source' && this.#status.startsWith('postcopy-'))
+      this.#isGuestElsewhere = true;
+    if (isPostcopy && this.#status.startsWith('postcopy-'))
+      this.#host.onStatus('postcopy-paused', `${cause.message}. ${DIED}`);
+    else this.#host.onStatus('failed', hasLeft ? `${cause.message}. ${MAY_RUN_THERE}` : cause.message);
+    this.#giveBack();
+    if (this.side === 'source' && !hasLeft) this.#host.onGuestKept(this.#wasGuestRunning);
   }
 
   #giveBack(): void {
     clearInterval(this.#trimTimer);
     giveFreeMemoryBack();
-    this.#orders.end();
     closeEventfd(this.#wakeFd);
     if (!this.#orders.hasLastInfo) this.#closeFd();
     this.#host.onEnded();
+    this.#onExited();
     if (this.#faultThread === undefined) return;
     // Stopped by the migration thread already, unless that died.
     new FaultThreadControl(this.#faultThread).requestStop();

@@ -548,6 +548,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       onGuest: (isRunning) => this.#setRunState(isRunning ? 'running' : 'finish-migrate'),
       onArrived: (isRunning) => this.#setRunState(isRunning ? 'running' : 'paused'),
       onEnded: () => this.#migrationThreadsEnded(),
+      onGuestKept: (wasRunning) => void this.#letRunOn(wasRunning ?? this.#runState === 'running'),
       onTrace: (name, fields, atMs) =>
         this.emit('trace', name, fields as Readonly<Record<string, unknown>>, atMs),
       onMessage: (text) => this.emit('message', text),
@@ -561,6 +562,20 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#setRunState(
       this.#status === 'completed' || this.#migration?.isGuestElsewhere ? 'postmigrate' : 'paused',
     );
+  }
+
+  /** A thread that stopped the guest has died, or one that was about to. */
+  async #letRunOn(shouldRun: boolean): Promise<void> {
+    if (!shouldRun || this.#isClosed) return;
+    try {
+      // What that thread has asked for comes about before.
+      await this.#machine.client.pause();
+      this.#machine.order({ kind: 'release' });
+      await this.#machine.client.resume();
+      this.#setRunState('running');
+    } catch (error) {
+      this.emit('message', `The guest could not be let run on: ${(error as Error).message}`);
+    }
   }
 
   #resumeLater(): void {
