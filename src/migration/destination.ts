@@ -81,6 +81,8 @@ export interface DestinationOptions {
 /** What is to be known of a guest that was handed over, beside its memory. */
 export interface AdoptedGuest {
   readonly ramSectionId: number;
+  /** Pages come with checksums, and go on to. */
+  readonly hasChecksums: boolean;
   /** False if it was paused at the source. */
   readonly shouldRun: boolean;
 }
@@ -183,12 +185,12 @@ export class DestinationMigration {
    */
   adopt(
     why: Error,
-    { ramSectionId, shouldRun, isGuestOurs }: AdoptedGuest & { readonly isGuestOurs: boolean },
+    { ramSectionId, hasChecksums, shouldRun, isGuestOurs }: AdoptedGuest & { readonly isGuestOurs: boolean },
     nowMs: number,
   ): void {
     this.#nowMs = nowMs;
     this.#statistics.startedAtMs = nowMs;
-    this.#ramSectionId = ramSectionId;
+    this.#decoder = this.#newDecoder({ ramSectionId, hasChecksums });
     this.#shouldRun = shouldRun;
     this.#isReturnPathOpen = true;
     this.#areDevicesLoaded = true;
@@ -200,9 +202,10 @@ export class DestinationMigration {
     if (!isGuestOurs) this.#resumeGuest();
   }
 
-  /** The section of RAM in the stream; 0 as long as it has not begun. */
-  get ramSectionId(): number {
-    return this.#decoder.ramSectionId ?? this.#ramSectionId;
+  /** What another thread has to know, if this one dies. Once RAM has begun. */
+  get guest(): AdoptedGuest {
+    const { hasChecksums } = this.#decoder;
+    return { ramSectionId: this.#decoder.ramSectionId ?? 0, hasChecksums, shouldRun: this.#shouldRun };
   }
 
   /** Where to read the stream into; empty while the decoder waits for the machine. */
@@ -629,7 +632,7 @@ export class DestinationMigration {
       { cause: why },
     );
     this.#isPaused = true;
-    this.#ramSectionId = this.ramSectionId;
+    this.#ramSectionId = this.#decoder.ramSectionId ?? this.#ramSectionId;
     this.#statistics.interruptions.began(this.#nowMs);
     this.#move('postcopy-paused');
     if (this.#options.trace.isEnabled('postcopy_pause_incoming'))

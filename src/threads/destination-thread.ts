@@ -78,8 +78,7 @@ const engine = new DestinationMigration({
     },
     loadDevices: (state) => machine.postState(state),
     resumeGuest: (shouldRun) => {
-      const { ramSectionId, status } = engine;
-      if (status === 'postcopy-active') notify({ kind: 'run', ramSectionId, shouldRun });
+      if (engine.status === 'postcopy-active') notify({ kind: 'run', ...engine.guest });
       if (shouldRun && !data.staysPaused) {
         machine.post('resume');
         return;
