@@ -9,6 +9,7 @@ import { closeFd } from '../linux/fd.ts';
 import type { TlsSettings } from '../tls/tls-objects.ts';
 import { type Channel, FdChannel } from './channel.ts';
 import type { MigrationUri } from './parse-uri.ts';
+import { PEER_TIMEOUT_MS } from './socket-channel.ts';
 import type { TlsPumpData, TlsPumpNotice } from './tls-messages.ts';
 import { keepPump } from './tls-pumps.ts';
 import { abortFailure, failure, type TransportAction, throwIfAborted } from './transport-error.ts';
@@ -21,6 +22,8 @@ export interface TlsOptions {
   readonly settings: TlsSettings;
   /** How long a handshake may take, and a stranger be silent before it. Default: 10 seconds. */
   readonly handshakeMs?: number | undefined;
+  /** A peer that acknowledges nothing for so long is gone; at least 1000. Default: 60 seconds. */
+  readonly peerTimeoutMs?: number | undefined;
   /** Told in words when a connection breaks for a reason that its descriptor cannot tell, and when one is refused. */
   readonly onMessage?: ((text: string) => void) | undefined;
 }
@@ -70,6 +73,7 @@ export async function secureChannel(plain: Channel, options: SecureOptions): Pro
     settings: tls.settings,
     hostname: hostnameOf(options),
     handshakeMs: tls.handshakeMs ?? DEFAULT_HANDSHAKE_MS,
+    peerTimeoutMs: tls.peerTimeoutMs ?? PEER_TIMEOUT_MS,
   });
   const ours = await handshake(worker, fd, options);
   worker.on('message', (notice: TlsPumpNotice) => {

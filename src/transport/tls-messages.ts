@@ -10,6 +10,8 @@ export interface TlsPumpData {
   /** Of a client: the name that the certificate of the server must have. */
   readonly hostname: string | undefined;
   readonly handshakeMs: number;
+  /** A peer that acknowledges nothing for so long is gone. */
+  readonly peerTimeoutMs: number;
 }
 
 export type TlsPumpNotice =

@@ -25,7 +25,6 @@ import type { PskCredentials } from '../tls/psk-credentials.ts';
 import type { TlsSettings } from '../tls/tls-objects.ts';
 import type { X509Credentials } from '../tls/x509-credentials.ts';
 import { RawStream } from './raw-stream.ts';
-import { PEER_TIMEOUT_MS } from './socket-channel.ts';
 import { codeOf, explainTlsFailure, TlsFailure } from './tls-failure.ts';
 import type { TlsPumpData, TlsPumpNotice, TlsPumpOrder } from './tls-messages.ts';
 import { TlsPump } from './tls-pump.ts';
@@ -52,7 +51,7 @@ function post(notice: TlsPumpNotice): void {
   parentPort?.postMessage(notice);
 }
 
-async function run({ fd, settings, hostname, handshakeMs }: TlsPumpData): Promise<void> {
+async function run({ fd, settings, hostname, handshakeMs, peerTimeoutMs }: TlsPumpData): Promise<void> {
   const socket = new Socket({ fd, allowHalfOpen: true });
   post({ kind: 'taken' });
   const raw = new RawStream(socket);
@@ -63,7 +62,7 @@ async function run({ fd, settings, hostname, handshakeMs }: TlsPumpData): Promis
     isCutOff = !hasTlsEnded;
   });
   try {
-    setPeerTimeout(fd, PEER_TIMEOUT_MS);
+    setPeerTimeout(fd, peerTimeoutMs);
     const shake = settings.credentials.endpoint === 'client' ? shakeAsClient : shakeAsServer;
     const onEnd = () => {
       hasTlsEnded = true;

@@ -47,7 +47,8 @@ export class Connections {
         hostname: parameters['tls-hostname'],
         authorization: parameters['tls-authz'],
       });
-      return settings && { settings, onMessage: this.#onMessage };
+      const peerTimeoutMs = parameters['x-peer-timeout'];
+      return settings && { settings, peerTimeoutMs, onMessage: this.#onMessage };
     } catch (error) {
       throw error instanceof ObjectError ? new VmError(error.message, { cause: error }) : error;
     }
