@@ -77,6 +77,7 @@ export class DestinationSide {
   /** Received, and asked for. */
   #movedBytes = 0;
   #machineBusyUntilMs = 0;
+  #stops = 0;
 
   constructor(
     world: World,
@@ -111,6 +112,7 @@ export class DestinationSide {
       machineType: MACHINE_TYPE,
       deviceSection: DEVICE_SECTION,
       hasReturnPath: scenario.hasReturnPath,
+      peerTimeoutMs: scenario.parameters['x-peer-timeout'],
       effects: {
         sendReturnPath: (message) => this.#sendReturnPath(message),
         requestPagesAgain: () => this.#requestAgain(),
@@ -204,6 +206,11 @@ export class DestinationSide {
     });
   }
 
+  /** A stop has not come about yet. */
+  get isStopping(): boolean {
+    return this.#stops > 0;
+  }
+
   // ---- commands: each throws a MigrationError if it is refused ----------------------------------------------
 
   pause(): void {
@@ -222,7 +229,9 @@ export class DestinationSide {
 
   stop(): void {
     if (this.runState === 'inmigrate') throw new MigrationError('The guest has not come yet');
+    this.#stops++;
     this.#order(() => {
+      this.#stops--;
       if (!this.#isMachineRunning) return;
       this.#isMachineRunning = false;
       this.#world.guestStops(this.place);
@@ -230,6 +239,7 @@ export class DestinationSide {
     });
   }
 
+  /** Also takes a stop back that has not come about yet. */
   cont(): void {
     if (this.runState === 'inmigrate') throw new MigrationError('The guest has not come yet');
     this.#order(() => this.#startGuest());
@@ -285,21 +295,21 @@ export class DestinationSide {
     this.#read();
   }
 
-  /** A source that says nothing during a recovery, or when it owes RUN, is lost. */
+  /** A source that says nothing for too long is lost; of what has not been read yet it has said something. */
   #watchSilence(): void {
-    const [connection, { silenceLimitMs }] = [this.#connection, this.engine];
-    const isWatched = silenceLimitMs < Number.POSITIVE_INFINITY && !this.isThreadDead;
+    const connection = this.#connection;
+    const isWatched = this.engine.silenceLimitMs < Number.POSITIVE_INFINITY && !this.isThreadDead;
     if (!isWatched || this.#watched === connection || this.#broken?.isDestinationPatient === true) return;
     this.#watched = connection;
-    // A little more, so that it is over for certain by this clock.
-    this.process.after(this.heardAtMs + silenceLimitMs - this.#world.nowMs + 0.01, () => {
-      if (this.#watched === connection) this.#watched = undefined;
-      if (connection !== this.#connection || this.engine.silenceLimitMs !== silenceLimitMs) return;
-      if (this.#world.nowMs - this.heardAtMs >= silenceLimitMs)
-        this.engine.channelLost(
-          new MigrationError(`nothing was heard for ${silenceLimitMs} ms`),
-          this.#world.nowMs,
-        );
+    const leftMs = Math.max(0, this.heardAtMs + this.engine.silenceLimitMs - this.#world.nowMs);
+    this.process.after(leftMs + 0.01, () => {
+      if (connection !== this.#connection) return;
+      this.#watched = undefined;
+      // One that was stopped meanwhile reads first what has come.
+      const isHeard = this.#inbox.length > 0 || this.process.thawedAtMs === this.#world.nowMs;
+      if (isHeard) this.heardAtMs = this.#world.nowMs;
+      if (this.#world.nowMs - this.heardAtMs >= this.engine.silenceLimitMs)
+        this.engine.channelLost(new MigrationError('nothing was heard of the source'), this.#world.nowMs);
       this.#read();
     });
   }

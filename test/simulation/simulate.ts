@@ -120,6 +120,8 @@ class Simulation {
   #lookedAtMs = 0;
   /** Pages that are asked for may come late: the network, or a side, was not itself until then. */
   #disturbedUntilMs = Number.NEGATIVE_INFINITY;
+  /** Something of this connection is lost for good: what comes at all may come at any time. */
+  #isConnectionSick = false;
   #slowest: { delayMs: number; bytesPerMs: number };
 
   constructor(world: World, scenario: Scenario, broken: BrokenRule | undefined) {
@@ -264,7 +266,7 @@ class Simulation {
         connection?.flow(deed.direction).halfClose();
         return;
       case 'stall':
-        this.#disturbedUntilMs = Number.POSITIVE_INFINITY;
+        this.#isConnectionSick = true;
         connection?.flow(deed.direction).stall();
         return;
       case 'blackhole':
@@ -286,7 +288,7 @@ class Simulation {
 
   #blackhole(direction: 'stream' | 'return-path', forMs: number | undefined): void {
     if (forMs === undefined) {
-      this.#disturbedUntilMs = Number.POSITIVE_INFINITY;
+      this.#isConnectionSick = true;
       this.#connection?.flow(direction).loseForGood();
       return;
     }
@@ -394,10 +396,11 @@ class Simulation {
 
   /** Who stopped the guest lets it run on, where it plainly is still. */
   #continueStopped(which: Side, side: SourceSide | DestinationSide, then: MigrationStatus): void {
-    const isThere = which === 'source' ? ['setup', 'active'] : ['postcopy-active', 'completed'];
+    const isThere = which === 'source' ? ['setup', 'active', 'cancelled'] : ['postcopy-active', 'completed'];
     this.#try(which, 'cont', () => {
       const isStill = isThere.includes(side.status) || side.status === then;
-      if (this.#scenario.isGuestRunning && side.runState === 'paused' && isStill) side.cont();
+      if (this.#scenario.isGuestRunning && ['running', 'paused'].includes(side.runState) && isStill)
+        side.cont();
     });
   }
 
@@ -499,7 +502,10 @@ class Simulation {
 
   /** @returns true to go on: there is another migration */
   #settled(): boolean {
-    if (this.#lastDeedAtMs >= this.#lookedAtMs) {
+    const isStopping = [this.#source, this.#destination].some(
+      (side) => side.process.isAlive && side.isStopping,
+    );
+    if (this.#lastDeedAtMs >= this.#lookedAtMs || isStopping) {
       // What was seen may not be so any more.
       this.#operator.outcome = undefined;
       return true;
@@ -538,7 +544,7 @@ class Simulation {
       const connection = new Connection(this.#world, this.#streamPath, this.#returnPath);
       this.#connection = connection;
       // What befell the one before is over.
-      if (this.#disturbedUntilMs === Number.POSITIVE_INFINITY) this.#disturbedUntilMs = this.#world.nowMs;
+      this.#isConnectionSick = false;
       if (target instanceof DestinationSide) target.accept(connection.far);
       else this.#behave(connection.far, target);
       source.process.run(() => {
@@ -572,6 +578,7 @@ class Simulation {
    * From when the network and both sides were themselves again.
    */
   #longestWaitMs(requestedAtMs: number): number {
+    if (this.#isConnectionSick) return Number.POSITIVE_INFINITY;
     const { stagingBytes, sendBufferBytes, blocks } = this.#scenario;
     const { delayMs, bytesPerMs } = this.#slowest;
     const pages = pageCountOf(blocks);

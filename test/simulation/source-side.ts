@@ -67,6 +67,7 @@ export class SourceSide {
   #movedBytes = 0;
   #nextValue = 1;
   #machineBusyUntilMs = 0;
+  #stops = 0;
   #isMachineRunning = false;
   /** A migration has stopped the guest, or found it stopped: nobody else may let it run before that has ended. */
   #isHeld = false;
@@ -137,6 +138,11 @@ export class SourceSide {
       this.#setStatus(isPostcopy ? 'postcopy-paused' : 'failed', 'its thread died: it cannot be recovered');
       this.#threadsEnded();
     });
+  }
+
+  /** A stop has not come about yet. */
+  get isStopping(): boolean {
+    return this.#stops > 0;
   }
 
   // ---- commands: each throws a MigrationError if it is refused ----------------------------------------------
@@ -234,7 +240,9 @@ export class SourceSide {
   }
 
   stop(): void {
+    this.#stops++;
     this.#order(() => {
+      this.#stops--;
       if (this.#stopGuest() && this.runState === 'running') this.runState = 'paused';
     });
   }
@@ -242,6 +250,8 @@ export class SourceSide {
   cont(): void {
     switch (this.runState) {
       case 'running':
+        // A stop that has not come about yet is taken back.
+        this.#order(() => !this.#isHeld && this.runState === 'paused' && this.#startGuest());
         return;
       case 'finish-migrate':
         throw new MigrationError('The guest stands still for the migration');
@@ -380,6 +390,7 @@ export class SourceSide {
       machineType: MACHINE_TYPE,
       encodeDevices: machineDevices(DEVICE_SECTION),
       isRecoverable: true,
+      isPeerWatched: true,
       capabilities: { ...DEFAULT_CAPABILITIES, 'postcopy-ram': isPostcopyOn },
       parameters,
       hasReturnPath,

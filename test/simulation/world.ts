@@ -47,8 +47,9 @@ export class World {
     this.#keepsAll = keepsAll;
   }
 
-  /** @param delayMs from now */
+  /** @param delayMs from now, not negative */
   after(delayMs: number, happen: () => void): void {
+    if (!(delayMs >= 0)) throw new RangeError(`Time does not go back, by ${delayMs} ms`);
     push(this.#events, { atMs: this.nowMs + delayMs, order: this.#orders++, happen });
   }
 
