@@ -14,6 +14,9 @@ class Barrier {
   #isHolding = false;
   #release = () => {};
 
+  /** Said in front of what comes first. */
+  prefix: Uint8Array | undefined;
+
   /** From the next occurrence of these bytes on, nothing passes. */
   holdBefore(bytes: Buffer): void {
     this.#before = bytes;
@@ -31,6 +34,8 @@ class Barrier {
 
   /** Waits where it must. The bytes may come in pieces: a part of them passes then. */
   async pass(chunk: Buffer, write: (piece: Buffer) => void): Promise<void> {
+    if (this.prefix !== undefined) write(Buffer.from(this.prefix));
+    this.prefix = undefined;
     if (this.#isHolding) await this.#wait();
     const before = this.#before;
     const seen = Buffer.concat([this.#seen, chunk]);
