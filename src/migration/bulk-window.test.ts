@@ -116,3 +116,19 @@ test('BulkWindow: pieces grow with the rate while nothing is asked for, and are 
   run(2000);
   assert(Math.abs(window.pieceBytes - grown) <= 1);
 });
+
+test('BulkWindow opens again when a ping behind all that was pushed is answered first', () => {
+  const window = new BulkWindow();
+  window.open(0);
+  window.sent(100);
+  window.decoded(100, 5, 10);
+  window.sent(200);
+  // So much later that the path is to be measured: nothing more is pushed until it is empty.
+  window.decoded(150, 5, 2000);
+  assert.ok(!window.isOpen);
+  window.decoded(300, 5, 2001);
+  assert.ok(window.isOpen);
+  window.sent(400);
+  window.decoded(500, 5, 2010);
+  assert.ok(window.isOpen);
+});

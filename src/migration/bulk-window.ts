@@ -60,7 +60,7 @@ export class BulkWindow {
 
   get isOpen(): boolean {
     const underWayBytes = this.#sentPosition - this.#decodedPosition;
-    return this.#state === 'open' ? underWayBytes < this.sizeBytes : underWayBytes === 0;
+    return this.#state === 'open' ? underWayBytes < this.sizeBytes : underWayBytes <= 0;
   }
 
   /** How much to push at once. */
@@ -103,7 +103,8 @@ export class BulkWindow {
   }
 
   #measureRoundTrip(roundTripMs: number, nowMs: number): void {
-    const isEmpty = this.#decodedPosition === this.#sentPosition;
+    // Pings that are sent when nothing is pushed tell of positions behind all that was.
+    const isEmpty = this.#decodedPosition >= this.#sentPosition;
     if (this.#state === 'probing' && isEmpty) {
       this.#roundTripMs = roundTripMs;
       this.#probedAtMs = nowMs;
