@@ -38,7 +38,7 @@ suite('descriptors', { timeout: 400_000 }, () => {
         );
         if (refusal !== undefined) {
           failures.push(refusal);
-          assert.match(refusal, TOO_MANY, `with ${spare} more`);
+          assert.match(refusal, TOO_MANY, `with ${spare} more: ${source.describe()}`);
           assert.equal(await source.runState(), 'running');
           continue;
         }
