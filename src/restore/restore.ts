@@ -137,11 +137,14 @@ async function untilEnded({ name, exited }: QemuProcess, clock: RestoreClock): P
  * @throws {RestoreError}
  */
 export async function restoreInto(uri: string, options: RestoreOptions): Promise<RestoreReport> {
+  let channel: Channel | undefined;
   try {
     const clock = new RestoreClock();
-    const channel = await connectChannel(uri, { signal: options.signal, tls: options.tls });
+    channel = await connectChannel(uri, { signal: options.signal, tls: options.tls });
     return await feed(channel, clock, options, new Promise<never>(() => {}));
   } catch (error) {
+    // Unless a thread has taken it over, which closes it.
+    channel?.close();
     throw asRestoreError(error);
   }
 }

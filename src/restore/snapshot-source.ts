@@ -129,8 +129,16 @@ export class SnapshotSource extends EventEmitter<{
     return this.#orders.query();
   }
 
-  /** Goes on over a new connection, to the same machine. @throws {Error} with the engine's reason if it refuses */
+  /**
+   * Goes on over a new connection, to the same machine.
+   *
+   * @throws {Error} with the engine's reason if it refuses; the channel is closed in any case then
+   */
   async recover(channel: Channel): Promise<void> {
+    if (this.#orders.isOver) {
+      channel.close();
+      throw new Error('The thread that sends the snapshot has ended: it cannot go on');
+    }
     this.#fd = channel.detach();
     this.#isFdClosed = false;
     const answer = await this.#orders.ask((id) => ({ kind: 'recover', id, fd: this.#fd }));

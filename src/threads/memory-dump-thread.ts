@@ -16,18 +16,21 @@ export interface MemoryDumpData {
   readonly path: string;
 }
 
-/** The thread's only message. */
-export type MemoryDumpResult = { readonly error: string | undefined };
+/** The thread says that it has loaded, from where on it can be terminated: koffi does not bear that. Then how it went. */
+export type MemoryDumpNotice =
+  | { readonly kind: 'loaded' }
+  | { readonly kind: 'done'; readonly error: string | undefined };
 
 const { address, lengthBytes, path } = workerData as MemoryDumpData;
+const notify = (notice: MemoryDumpNotice) => parentPort?.postMessage(notice);
 nameThread('memory-dump');
-let result: MemoryDumpResult = { error: undefined };
+notify({ kind: 'loaded' });
 try {
   dump();
+  notify({ kind: 'done', error: undefined });
 } catch (error) {
-  result = { error: (error as Error).message };
+  notify({ kind: 'done', error: (error as Error).message });
 }
-parentPort?.postMessage(result);
 
 function dump(): void {
   const memory = viewMemory(address, lengthBytes);

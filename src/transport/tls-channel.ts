@@ -102,13 +102,16 @@ async function handshake(
   try {
     return await new Promise<number>((resolve, reject) => {
       onAbort = () => {
-        void worker.terminate();
+        // Not while it is just loading koffi, which would take the whole process with it.
+        if (isTaken) void worker.terminate();
         reject(abortFailure(action, uri, signal as AbortSignal));
       };
       signal?.addEventListener('abort', onAbort, { once: true });
       worker.on('message', (notice: TlsPumpNotice) => {
-        if (notice.kind === 'taken') isTaken = true;
-        else if (notice.kind === 'secure') {
+        if (notice.kind === 'taken') {
+          isTaken = true;
+          if (signal?.aborted) void worker.terminate();
+        } else if (notice.kind === 'secure') {
           if (signal?.aborted) closeFd(notice.fd);
           else resolve(notice.fd);
         } else if (notice.kind === 'failed') reject(failure(action, uri, notice.code, `TLS: ${notice.text}`));

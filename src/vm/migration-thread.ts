@@ -105,7 +105,8 @@ export class MigrationThread {
   #parameters: Parameters | undefined;
   /** Of the channel; the migration thread closes it, unless it dies. A recovery brings another. */
   #fd: number;
-  readonly #workers: Worker[] = [];
+  /** Of each thread, when it has ended. */
+  readonly #ends: Promise<void>[] = [];
   readonly #faultThread: SharedFaultThread | undefined;
   /** Destination: only a migration that may become a postcopy needs the thread. */
   readonly #startFaultThread: ((isReplacement: boolean) => Worker) | undefined;
@@ -238,7 +239,7 @@ export class MigrationThread {
     this.#host.attachMachine(machine.port1, machineWakeFd);
     const ends = { fd, orders: orders.port2, machine: machine.port2, wakeFd: this.#wakeFd };
     const worker = this.#startThread({ ...ends, traces: this.#host.traces }, why);
-    this.#workers.push(worker);
+    this.#ends.push(new Promise((resolve) => worker.once('exit', () => resolve())));
     worker.on('error', (error) => {
       this.#deathCause = error;
     });
@@ -294,6 +295,7 @@ export class MigrationThread {
     this.#isClosing = true;
     this.order({ kind: 'close' });
     await this.#exited;
+    await Promise.all(this.#ends);
     // Of a thread that has died it was left open, so that the guest reads no zeros.
     if (this.side === 'destination' && !this.#orders.hasLastInfo && this.#faultThread !== undefined)
       closeAbandonedUffd(this.#faultThread);
@@ -349,7 +351,7 @@ export class MigrationThread {
   #addFaultThread(isReplacement: boolean): void {
     const worker = this.#startFaultThread?.(isReplacement);
     if (worker === undefined) return;
-    this.#workers.push(worker);
+    this.#ends.push(new Promise((resolve) => worker.once('exit', () => resolve())));
     worker.on('error', (error) => {
       if (this.#orders.isOver) return;
       const isLast = ++this.#faultThreadDeaths > MAX_DEATHS;
@@ -363,7 +365,7 @@ export class MigrationThread {
 
   /** Source: without the thread that notes writes, none can be migrated any more. */
   #watchTracking(worker: Worker): void {
-    this.#workers.push(worker);
+    this.#ends.push(new Promise((resolve) => worker.once('exit', () => resolve())));
     worker.on('error', (error) => {
       this.#host.onMessage(`A migration thread died: ${error.message}`);
       if (this.#orders.isOver || this.#status.startsWith('postcopy-')) return;
@@ -435,8 +437,9 @@ export class MigrationThread {
     if (this.#faultThread === undefined) return;
     // Stopped by the migration thread already, unless that died.
     new FaultThreadControl(this.#faultThread).requestStop();
-    for (const worker of this.#workers) void worker.terminate();
-    closeEventfd(this.#faultThread.wakeFd);
+    // None is terminated: one that is just loading koffi would take the whole process with it.
+    const { wakeFd } = this.#faultThread;
+    void Promise.all(this.#ends).then(() => closeEventfd(wakeFd));
   }
 
   /** The thread that owned the descriptor has died: the peer must hear of it. */

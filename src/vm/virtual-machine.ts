@@ -6,7 +6,6 @@
  */
 import { EventEmitter } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Worker } from 'node:worker_threads';
 import { whyNoAsyncDirtyTracking, whyNoSyncDirtyTracking } from '../linux/dirty-tracking-support.ts';
 import { systemErrorText } from '../linux/system-error-text.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
@@ -22,15 +21,14 @@ import {
 import { isMigrationRunning, isRecovering, type MigrationStatus } from '../migration/states.ts';
 import type { TraceName } from '../telemetry/trace-events.ts';
 import { matchTraceNames } from '../telemetry/trace-names.ts';
-import type { MemoryDumpResult } from '../threads/memory-dump-thread.ts';
 import type { MachineThreadData } from '../threads/messages.ts';
-import { startMemoryDumpThread } from '../threads/start-threads.ts';
 import type { ObjectProperties } from '../tls/object-properties.ts';
 import type { Channel } from '../transport/channel.ts';
 import type { Listener } from '../transport/listener.ts';
 import { Connections } from './connections.ts';
 import { DestinationRecovery } from './destination-recovery.ts';
 import { type MachineNews, MachineWorker } from './machine-worker.ts';
+import { MemoryDump } from './memory-dump.ts';
 import { type MigrationHost, MigrationThread } from './migration-thread.ts';
 import type { RecoveryHost } from './recovery-host.ts';
 import { SourceRecovery } from './source-recovery.ts';
@@ -89,7 +87,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #onReleased: () => void = () => {};
   /** Asked for, and still to come about. */
   #isStopping = false;
-  readonly #memoryDumps = new Set<Worker>();
+  readonly #memoryDumps = new Set<MemoryDump>();
   #isClosed = false;
 
   /** @throws {VmError} if the machine cannot be made or the address not be listened at */
@@ -414,15 +412,9 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
         `Memory from ${offset}, ${lengthBytes} bytes, is not within the ${ram.lengthBytes} bytes of "${ram.idstr}"`,
       );
     }
-    const thread = startMemoryDumpThread({ address: ram.hostAddress + BigInt(offset), lengthBytes, path });
-    this.#memoryDumps.add(thread);
-    const { error } = await new Promise<MemoryDumpResult>((resolve, reject) => {
-      thread.once('message', resolve);
-      thread.once('error', reject);
-      thread.once('exit', () => reject(new VmError('The virtual machine is closed')));
-    }).finally(() => this.#memoryDumps.delete(thread));
-    await thread.terminate();
-    if (error !== undefined) throw new VmError(`Memory could not be saved to "${path}": ${error}`);
+    const dump = new MemoryDump({ address: ram.hostAddress + BigInt(offset), lengthBytes, path });
+    this.#memoryDumps.add(dump);
+    await dump.done().finally(() => this.#memoryDumps.delete(dump));
   }
 
   async close(): Promise<void> {
@@ -493,7 +485,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   }
 
   async #endMemoryDumps(): Promise<void> {
-    await Promise.all([...this.#memoryDumps].map((thread) => thread.terminate()));
+    await Promise.all([...this.#memoryDumps].map((dump) => dump.close()));
   }
 
   /** @throws {VmError} if there is none, or no more descriptors to find that out */
