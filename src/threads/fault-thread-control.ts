@@ -45,6 +45,14 @@ export class FaultThreadControl {
   /** Waits until the thread has loaded its code, so that it serves at once when told to. */
   waitUntilReady(): void {
     this.#waitWhile(State.STARTING);
+    if (Atomics.load(this.#shared.words, STATE) === State.STOPPED)
+      throw new Error('The fault thread has died before it was ready');
+  }
+
+  /** For the main thread, which hears of it: the thread has died, and no other takes its place. Nobody waits for it any more. */
+  hasDied(): void {
+    Atomics.store(this.#shared.words, STATE, State.STOPPED);
+    Atomics.notify(this.#shared.words, STATE);
   }
 
   /** From here on the thread serves faults of this userfaultfd. */
@@ -72,7 +80,8 @@ export class FaultThreadControl {
   /** The thread ends; when this returns it does not touch the userfaultfd any more. May be called twice. */
   stop(): void {
     if (this.#isGone) return;
-    this.waitUntilReady();
+    this.#waitWhile(State.STARTING);
+    if (this.#isGone) return;
     this.#set(State.STOPPING);
     this.#waitWhile(State.STOPPING);
   }

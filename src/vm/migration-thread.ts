@@ -116,6 +116,8 @@ export class MigrationThread {
   #deaths = 0;
   /** Of the thread that has died just now. */
   #deathCause: Error | undefined;
+  /** Source: what the thread that notes writes has died of, if it has. */
+  #trackingError: Error | undefined;
   /** Source: whether the guest may have left (`Departure`). */
   readonly #departure = new Int32Array(new SharedArrayBuffer(4));
   /** Source: whether the guest ran when the migration stopped it; undefined before. */
@@ -360,6 +362,7 @@ export class MigrationThread {
         : 'another takes its place';
       this.#host.onMessage(`The thread that asks for missing pages died: ${error.message}; ${next}`);
       if (!isLast) this.#addFaultThread(true);
+      else if (this.#faultThread !== undefined) new FaultThreadControl(this.#faultThread).hasDied();
     });
   }
 
@@ -367,6 +370,8 @@ export class MigrationThread {
   #watchTracking(worker: Worker): void {
     this.#ends.push(new Promise((resolve) => worker.once('exit', () => resolve())));
     worker.on('error', (error) => {
+      this.#trackingError = error;
+      if (this.#faultThread !== undefined) new FaultThreadControl(this.#faultThread).hasDied();
       this.#host.onMessage(`A migration thread died: ${error.message}`);
       if (this.#orders.isOver || this.#status.startsWith('postcopy-')) return;
       this.#host.onStatus('failed', error.message);
@@ -376,7 +381,8 @@ export class MigrationThread {
   async #threadEnded(): Promise<void> {
     this.#orders.end();
     const lastWord = this.#orders.hasLastInfo ? undefined : new Error('it ended without a word');
-    const cause = this.#deathCause ?? lastWord;
+    // One thread that dies of the other's death has nothing of its own to say.
+    const cause = (lastWord && this.#trackingError) ?? this.#deathCause ?? lastWord;
     this.#deathCause = undefined;
     if (cause === undefined || this.#isClosing) {
       this.#giveBack();
