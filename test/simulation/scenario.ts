@@ -174,7 +174,7 @@ function planGuest(random: Random, pages: number, passMs: number): GuestPlan {
     writeEveryMs: random.chance(0.1) ? Number.POSITIVE_INFINITY : writeEveryMs,
     workingSetPages: random.integer(1, pages),
     touches: random.chance(0.1) ? 0 : random.pick([5, 40, 40]),
-    touchEveryMs: writeEveryMs * random.pick([0.1, 1, 1, 20]),
+    touchEveryMs: Math.min(2000, writeEveryMs * random.pick([0.1, 1, 1, 20])),
     isBursty: random.chance(0.3),
   };
 }

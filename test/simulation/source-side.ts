@@ -152,6 +152,7 @@ export class SourceSide {
     if (isMigrationRunning(this.status)) throw new MigrationError("There's a migration process in progress");
     if (this.runState === 'postmigrate') throw new MigrationError('The guest has moved away already');
     this.#generation++;
+    this.#isThreadAlive = false;
     this.#errorText = undefined;
     this.#isGuestElsewhere = false;
     this.engine = this.#newEngine();
@@ -443,7 +444,9 @@ export class SourceSide {
   #threadsEndSoon(): void {
     const generation = this.#generation;
     this.process.after(0, () => {
-      if (generation === this.#generation && this.#unanswered === 0) this.#threadsEnded();
+      // Another migration may have been begun, and have failed, before the thread of this one ended.
+      const isOver = generation === this.#generation || !this.#isThreadAlive;
+      if (isOver && this.#unanswered === 0) this.#threadsEnded();
     });
   }
 
@@ -469,7 +472,10 @@ export class SourceSide {
     this.#unanswered++;
     this.#order(() => {
       this.#unanswered--;
-      if (generation !== this.#generation) return;
+      if (generation !== this.#generation) {
+        if (!this.#isThreadAlive && this.#unanswered === 0) this.#threadsEnded();
+        return;
+      }
       act();
       this.#pump();
       if (this.engine.isOver && this.#isThreadAlive) this.#threadsEndSoon();
