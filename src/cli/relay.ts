@@ -10,7 +10,8 @@ import { progressText, relayReportText } from '../relay/report-text.ts';
 import { whyExposed } from '../transport/exposed-address.ts';
 import { parseMigrationUri, UriError } from '../transport/parse-uri.ts';
 import { endProcess, printMessage } from './end-process.ts';
-import { CommandTls, OBJECT_HELP, repeatable } from './tls-options.ts';
+import { OBJECT_HELP, repeatable } from './object-option.ts';
+import { CommandTls } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 
 const EXAMPLES = `

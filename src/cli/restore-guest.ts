@@ -4,7 +4,7 @@
 import { defaultCacheFolder } from '../cache/cache-folder.ts';
 import { parseSize } from '../monitor/parse-quantity.ts';
 import { shellExitCode } from '../qemu/qemu-process.ts';
-import { openRemoteSnapshot, type RemoteSnapshot } from '../restore/remote-snapshot.ts';
+import type { RemoteSnapshot } from '../restore/remote-snapshot.ts';
 import {
   EndedGuestError,
   LostMemoryError,
@@ -18,7 +18,6 @@ import { openSnapshot } from '../snapshot/open-snapshot.ts';
 import type { TlsOptions } from '../transport/tls-channel.ts';
 import { endProcess, printMessage } from './end-process.ts';
 import { parseDurationMs } from './parse-duration.ts';
-import { CommandTls } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 import { watchSignals } from './watch-signals.ts';
 
@@ -56,10 +55,7 @@ async function restore(
   options: RestoreCommandOptions,
 ): Promise<number> {
   const maxBytesPerSecond = parseRate(options.maxBandwidth);
-  const tls = new CommandTls(options.object).of('client', '--tls-creds', {
-    credentials: options.tlsCreds,
-    hostname: options.tlsHostname,
-  });
+  const tls = await tlsFor(options);
   // Of what never leaves this host there is nothing to protect.
   const tlsOf = (uri: string | undefined) => (uri?.startsWith('tcp:') ? tls : undefined);
   if (tls !== undefined && tlsOf(path) === undefined && tlsOf(options.into) === undefined) {
@@ -119,6 +115,17 @@ async function restore(
   }
 }
 
+/** What only some restores need is loaded by them alone: every one begins with loading modules. */
+async function tlsFor({
+  object,
+  tlsCreds,
+  tlsHostname,
+}: RestoreCommandOptions): Promise<TlsOptions | undefined> {
+  if (object === undefined && tlsCreds === undefined && tlsHostname === undefined) return undefined;
+  const { CommandTls } = await import('./tls-options.ts');
+  return new CommandTls(object).of('client', '--tls-creds', { credentials: tlsCreds, hostname: tlsHostname });
+}
+
 async function openRemote(
   uri: string,
   maxBytesPerSecond: number,
@@ -126,6 +133,7 @@ async function openRemote(
   tls: TlsOptions | undefined,
   signal: AbortSignal,
 ): Promise<RemoteSnapshot> {
+  const { openRemoteSnapshot } = await import('../restore/remote-snapshot.ts');
   return await openRemoteSnapshot({
     uri,
     cacheFolder: options.cache === false ? undefined : (options.cache ?? defaultCacheFolder()),

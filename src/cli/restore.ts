@@ -4,10 +4,11 @@
 import type { Command } from 'commander';
 import { checkQemuCommand, QemuStartError } from '../qemu/qemu-command.ts';
 import { isServerUri } from '../restore/server-uri.ts';
+import { startSpareSnapshotThread } from '../threads/spare-snapshot-thread.ts';
 import { parseMigrationUri } from '../transport/parse-uri.ts';
+import { OBJECT_HELP, repeatable } from './object-option.ts';
 import { parseDurationMs } from './parse-duration.ts';
 import type { RestoreCommandOptions } from './restore-guest.ts';
-import { OBJECT_HELP, repeatable } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 
 const EXAMPLES = `
@@ -72,6 +73,7 @@ export function addRestoreCommand(program: Command): void {
     .addHelpText('after', EXAMPLES)
     .action(async (path: string, command: readonly string[], options: RestoreCommandOptions) => {
       checkUsage(path, command, options);
+      startSpareSnapshotThread();
       const { restoreGuest } = await import('./restore-guest.ts');
       await restoreGuest(path, command, options);
     });

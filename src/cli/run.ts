@@ -3,9 +3,9 @@
  */
 import type { Command } from 'commander';
 import { endProcess } from './end-process.ts';
+import { OBJECT_HELP } from './object-option.ts';
 import { runMachine } from './run-machine.ts';
 import { parseRunOptions, type RunOptions } from './run-settings.ts';
-import { OBJECT_HELP } from './tls-options.ts';
 
 const EXAMPLES = `
 Options of the machine must be equal on both sides of a migration.

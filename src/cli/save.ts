@@ -11,7 +11,8 @@ import { SnapshotError } from '../snapshot/snapshot-error.ts';
 import { formatBytes, formatBytesPerSecond, formatCount } from '../telemetry/format.ts';
 import { whyExposed } from '../transport/exposed-address.ts';
 import { endProcess, endProcessNow, printMessage } from './end-process.ts';
-import { CommandTls, OBJECT_HELP, repeatable } from './tls-options.ts';
+import { OBJECT_HELP, repeatable } from './object-option.ts';
+import { CommandTls } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 
 interface SaveCommandOptions {

@@ -3,7 +3,8 @@
  */
 import type { Command } from 'commander';
 import { type MigrationUri, parseMigrationUri, UriError } from '../transport/parse-uri.ts';
-import { CommandTls, OBJECT_HELP, repeatable } from './tls-options.ts';
+import { OBJECT_HELP, repeatable } from './object-option.ts';
+import { CommandTls } from './tls-options.ts';
 import { UsageError } from './usage-error.ts';
 
 const EXAMPLES = `

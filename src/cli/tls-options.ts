@@ -8,14 +8,6 @@ import type { TlsOptions } from '../transport/tls-channel.ts';
 import { printMessage } from './end-process.ts';
 import { UsageError } from './usage-error.ts';
 
-export const OBJECT_HELP =
-  'make an object, as TYPE,id=NAME,...: tls-creds-x509 or tls-creds-psk with dir=, authz-simple, authz-list (repeatable)';
-
-/** For commander: an option that may be given several times. */
-export function repeatable(value: string, previous: readonly string[] = []): readonly string[] {
-  return [...previous, value];
-}
-
 /** @throws {UsageError} */
 export function parseObjects(texts: readonly string[] = []): readonly ObjectProperties[] {
   return texts.map((text) => inWords('--object', () => parseObjectProperties(text)));

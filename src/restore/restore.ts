@@ -21,7 +21,6 @@ import { QmpCommandError, type QmpEvent } from '../qemu/qmp-client.ts';
 import { formatCount } from '../telemetry/format.ts';
 import { PageRecording } from '../threads/page-recording.ts';
 import { type Channel, FdChannel } from '../transport/channel.ts';
-import { connectChannel } from '../transport/connect.ts';
 import type { TlsOptions } from '../transport/tls-channel.ts';
 import { checkQemu } from './check-qemu.ts';
 import type { RemoteSnapshot } from './remote-snapshot.ts';
@@ -140,6 +139,7 @@ export async function restoreInto(uri: string, options: RestoreOptions): Promise
   let channel: Channel | undefined;
   try {
     const clock = new RestoreClock();
+    const { connectChannel } = await import('../transport/connect.ts');
     channel = await connectChannel(uri, { signal: options.signal, tls: options.tls });
     return await feed(channel, clock, options, new Promise<never>(() => {}));
   } catch (error) {

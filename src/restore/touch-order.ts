@@ -5,22 +5,13 @@
  * `[block, first page, count]`. It is advice: a wrong one costs time, never correctness.
  */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import * as v from 'valibot';
+import { createRequire } from 'node:module';
 import { systemErrorText } from '../linux/system-error-text.ts';
 import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import type { PageRun } from '../migration/push-order.ts';
 
 const VERSION = 1;
 const MAX_FILE_BYTES = 256 * 1024 * 1024;
-
-const pageNumber = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-const fileSchema = v.object({
-  'touch-order': v.literal(VERSION),
-  'machine-type': v.string(),
-  blocks: v.array(v.object({ idstr: v.string(), length: pageNumber })),
-  requests: pageNumber,
-  runs: v.array(v.tuple([pageNumber, pageNumber, v.pipe(pageNumber, v.minValue(1))])),
-});
 
 export interface TouchOrder {
   /** Page requests that the recorded restore had. */
@@ -56,11 +47,7 @@ export function readTouchOrder(path: string, machine: OrderedMachine): TouchOrde
     throw new TouchOrderError(`"${path}" cannot be read: ${(error as Error).message}`, { cause: error });
   }
   if (text.length > MAX_FILE_BYTES) throw new TouchOrderError(`"${path}" is too long for a touch order`);
-  const parsed = v.safeParse(fileSchema, parseJson(text));
-  if (!parsed.success) {
-    throw new TouchOrderError(`"${path}" is no touch order: ${v.summarize(parsed.issues).split('\n')[0]}`);
-  }
-  const file = parsed.output;
+  const file = parseFile(path, text);
   const isOfMachine =
     file['machine-type'] === machine.machineType &&
     file.blocks.length === machine.blocks.length &&
@@ -97,6 +84,22 @@ export function writeTouchOrder(path: string, machine: OrderedMachine, order: To
     rmSync(partial, { force: true });
     throw new TouchOrderError(`"${path}" cannot be written: ${systemErrorText(error)}`, { cause: error });
   }
+}
+
+/** The library is loaded when there is a file: most restores have none, and every one begins with loading modules. */
+function parseFile(path: string, text: string) {
+  const v = createRequire(import.meta.url)('valibot') as typeof import('valibot');
+  const pageNumber = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+  const fileSchema = v.object({
+    'touch-order': v.literal(VERSION),
+    'machine-type': v.string(),
+    blocks: v.array(v.object({ idstr: v.string(), length: pageNumber })),
+    requests: pageNumber,
+    runs: v.array(v.tuple([pageNumber, pageNumber, v.pipe(pageNumber, v.minValue(1))])),
+  });
+  const parsed = v.safeParse(fileSchema, parseJson(text));
+  if (parsed.success) return parsed.output;
+  throw new TouchOrderError(`"${path}" is no touch order: ${v.summarize(parsed.issues).split('\n')[0]}`);
 }
 
 function parseJson(text: string): unknown {

@@ -5,7 +5,8 @@
  * the machine is answered at once. Of a snapshot that is being fetched from elsewhere it sends what has come, and says to
  * the thread that fetches which page is needed.
  */
-import { workerData } from 'node:worker_threads';
+import { once } from 'node:events';
+import { parentPort, workerData } from 'node:worker_threads';
 import { signalEventfd } from '../linux/poll.ts';
 import { nameThread } from '../linux/scheduling.ts';
 import { PageBitmap } from '../memory/page-bitmap.ts';
@@ -18,7 +19,8 @@ import type { MachineReply, PageDemand, SnapshotThreadData } from './messages.ts
 import { PageRecording } from './page-recording.ts';
 import { SourceLoop, type SourceMachine } from './source-loop.ts';
 
-const data = workerData as SnapshotThreadData;
+// A spare one gets it later.
+const data: SnapshotThreadData = workerData ?? (await nextMessage());
 
 nameThread('snapshot-source');
 
@@ -82,6 +84,11 @@ new SourceLoop(
 ).run();
 memory.close();
 fetched?.demands.close();
+
+async function nextMessage(): Promise<SnapshotThreadData> {
+  const [data] = await once(parentPort as NonNullable<typeof parentPort>, 'message');
+  return data;
+}
 
 function demand(page: PageDemand): void {
   if (fetched === undefined) return;

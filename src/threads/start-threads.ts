@@ -16,9 +16,12 @@ import type {
   SnapshotThreadData,
   SourceThreadData,
 } from './messages.ts';
-
-/** These threads make little garbage: a small nursery keeps their memory low and their collections short. */
-const RESOURCE_LIMITS = { maxYoungGenerationSizeMb: 4 };
+import {
+  RESOURCE_LIMITS,
+  SNAPSHOT_THREAD,
+  SNAPSHOT_THREAD_OPTIONS,
+  takeSpareSnapshotThread,
+} from './spare-snapshot-thread.ts';
 
 /**
  * When a guest begins to run, V8 compiles the machine's hottest functions once more. Some are so large that a compiler
@@ -50,12 +53,12 @@ export function startSourceThread(data: SourceThreadData): Worker {
 }
 
 export function startSnapshotThread(data: SnapshotThreadData): Worker {
-  return new Worker(new URL('./snapshot-source-thread.js', import.meta.url), {
-    workerData: data,
-    name: 'snapshot-source',
-    resourceLimits: RESOURCE_LIMITS,
-    transferList: [data.orders, ...(data.fetched === undefined ? [] : [data.fetched.demands])],
-  });
+  const transferList = [data.orders, ...(data.fetched === undefined ? [] : [data.fetched.demands])];
+  const spare = takeSpareSnapshotThread();
+  if (spare === undefined)
+    return new Worker(SNAPSHOT_THREAD, { ...SNAPSHOT_THREAD_OPTIONS, workerData: data, transferList });
+  spare.postMessage(data, transferList);
+  return spare;
 }
 
 export function startFetchThread(data: FetchThreadData): Worker {
