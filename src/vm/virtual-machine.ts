@@ -87,6 +87,8 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   #onReleased: () => void = () => {};
   /** Asked for, and still to come about. */
   #isStopping = false;
+  /** How often an operator has said "stop". */
+  #stops = 0;
   readonly #memoryDumps = new Set<MemoryDump>();
   #isClosed = false;
 
@@ -133,6 +135,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     if (this.#runState === 'shutdown')
       throw new VmError('There is no machine any more that could be stopped');
     this.#isStopping = true;
+    this.#stops++;
     const isStopped = this.#machine.client
       .pause()
       .finally(() => {
@@ -559,10 +562,15 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
   /** A thread that stopped the guest has died, or one that was about to. */
   async #letRunOn(shouldRun: boolean): Promise<void> {
     if (!shouldRun || this.#isClosed) return;
+    const stopsBefore = this.#stops;
     try {
       // What that thread has asked for comes about before.
       await this.#machine.client.pause();
       this.#machine.order({ kind: 'release' });
+      if (this.#stops !== stopsBefore) {
+        this.#setRunState('paused'); // an operator has said so meanwhile, and found it standing
+        return;
+      }
       await this.#machine.client.resume();
       this.#setRunState('running');
     } catch (error) {

@@ -10,7 +10,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { v86Version } from '../../src/machine/v86/v86-internals.ts';
 import { ByteWriter } from '../../src/wire/byte-writer.ts';
 import { encodeCommand, MigrationCommand } from '../../src/wire/commands.ts';
-import { encodeShut } from '../../src/wire/return-path.ts';
+import { encodePeerFeatures, PeerFeature } from '../../src/wire/peer-features.ts';
+import { encodePong, encodeShut } from '../../src/wire/return-path.ts';
 import { fileHeaderBytes, writeFileHeader } from '../../src/wire/sections.ts';
 import { atEnd } from '../support/cleanup.ts';
 import { tempFolder } from '../support/temp-folder.ts';
@@ -33,6 +34,9 @@ suite('last word', { timeout: 400_000 }, () => {
     const heard: Buffer[] = [];
     const closed = new Promise<void>((resolve) => source.once('close', () => resolve()));
     source.on('error', (error) => errors.push(error)).on('data', (bytes) => heard.push(bytes));
+    // What it can do comes first.
+    const features = encodePong(encodePeerFeatures(PeerFeature.RUN_HANDSHAKE | PeerFeature.CHECKSUMS));
+    const expected = Buffer.concat([features, encodeShut(1)]);
     await once(source, 'connect');
     const header = new ByteWriter(new Uint8Array(fileHeaderBytes(MACHINE_TYPE)));
     writeFileHeader(header, MACHINE_TYPE);
@@ -41,7 +45,7 @@ suite('last word', { timeout: 400_000 }, () => {
     );
     await until(
       'the refusal',
-      () => heard.length > 0,
+      () => Buffer.concat(heard).length >= expected.length,
       () => destination.describe(),
     );
     await sleep(MOMENT_MS);
@@ -51,6 +55,6 @@ suite('last word', { timeout: 400_000 }, () => {
     assert.deepEqual(await inTime('the end', destination.untilExit()), { code: 1, signal: null });
     await inTime('the end of the connection', closed);
     assert.deepEqual(errors, []);
-    assert.deepEqual(Buffer.concat(heard), Buffer.from(encodeShut(1)));
+    assert.deepEqual(Buffer.concat(heard), expected);
   });
 });
