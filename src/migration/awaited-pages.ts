@@ -2,8 +2,7 @@
  * Pages that the destination asks for and that cannot be read yet: kept aside until they have come.
  */
 import type { PageBitmap } from '../memory/page-bitmap.ts';
-import { StreamError } from '../wire/stream-error.ts';
-import { MAX_QUEUED_REQUESTS } from './page-request-queue.ts';
+import { checkWaitingRequests } from './page-request-queue.ts';
 
 /** Above any block number; a block has fewer than 2³² pages. */
 const PAGES_PER_BLOCK = 2 ** 32;
@@ -23,18 +22,16 @@ export class AwaitedPages {
   }
 
   /**
+   * @param queued how many requests wait besides, which arrived pages become
    * @param at stream byte of the return path, for the error
    * @returns false if the page can be read; it is not kept then
    * @throws {StreamError} `LIMIT`
    */
-  add(block: number, page: number, nowMs: number, at: number): boolean {
+  add(block: number, page: number, nowMs: number, queued: number, at: number): boolean {
     if (this.#available[block]?.isSet(page)) return false;
     const key = block * PAGES_PER_BLOCK + page;
     if (this.#askedAtMs.has(key)) return true;
-    if (this.#askedAtMs.size >= MAX_QUEUED_REQUESTS) {
-      const what = `Too many page requests: at most ${MAX_QUEUED_REQUESTS} may wait`;
-      throw new StreamError('LIMIT', what, at, 'return path');
-    }
+    checkWaitingRequests(this.#askedAtMs.size + queued, at);
     this.#askedAtMs.set(key, nowMs);
     return true;
   }

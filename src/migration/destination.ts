@@ -123,6 +123,8 @@ export class DestinationMigration {
   #isResuming = false;
   #isGuestOurs = false;
   #isStreamDone = false;
+  /** Blocks whose bitmap the source has asked for, on this connection. */
+  readonly #toldBlocks = new Set<number>();
   #nowMs = 0;
 
   constructor(options: DestinationOptions) {
@@ -283,6 +285,7 @@ export class DestinationMigration {
     if (!this.#isPaused) throw new MigrationError('Migrate recover can only be run when postcopy is paused.');
     if (this.#whyNoRecovery !== undefined) throw new MigrationError(this.#whyNoRecovery);
     this.#isPaused = false;
+    this.#toldBlocks.clear();
     this.#decoder = this.#newDecoder({
       ramSectionId: this.#ramSectionId,
       hasChecksums: this.#decoder.hasChecksums,
@@ -535,8 +538,15 @@ export class DestinationMigration {
     if (trace.isEnabled('postcopy_ram_discard_range')) {
       trace.emit('postcopy_ram_discard_range', { idstr, start, lengthBytes });
     }
-    memory.discard(block, start, lengthBytes);
     const [firstPage, pageCount] = [start / TARGET_PAGE_BYTES, lengthBytes / TARGET_PAGE_BYTES];
+    // Each page once: a few bytes could drop all of memory, again and again.
+    const known = this.#discarded[block]?.nextSet(firstPage, firstPage + pageCount) ?? -1;
+    if (known >= 0)
+      throw this.#refuse(
+        'BAD_VALUE',
+        `The source discards the page at ${known * TARGET_PAGE_BYTES} of "${idstr}" twice`,
+      );
+    memory.discard(block, start, lengthBytes);
     receivedBitmaps[block]?.clearRange(firstPage, pageCount);
     this.#discarded[block]?.setRange(firstPage, pageCount);
   }
@@ -599,6 +609,10 @@ export class DestinationMigration {
     const block = memory.blocks.findIndex((candidate) => candidate.idstr === idstr);
     const received = receivedBitmaps[block];
     assert(received !== undefined, 'the decoder has checked the block');
+    // A few bytes ask for megabytes.
+    if (this.#toldBlocks.has(block))
+      throw this.#refuse('BAD_COMMAND', `The source asks twice which pages of "${idstr}" are here`);
+    this.#toldBlocks.add(block);
     const message = encodeRecvBitmap(idstr, received.toBytes());
     if (trace.isEnabled('send_rp_message'))
       trace.emit('send_rp_message', { message: 'recv-bitmap', bytes: message.length });

@@ -3,14 +3,18 @@
  *
  * A guest waits for a single page. Ranges are read ahead by a destination that fetches its memory by itself; they give way
  * also when one is half served. Pages that have been sent already are passed over when their turn comes, since they are in
- * the stream. The queue is bounded: a destination has one fault per vCPU under way, not thousands.
+ * the stream. The queue is bounded: a destination has one fault per vCPU under way, not thousands. So are all ranges of a
+ * connection together: each is looked through for pages that have not been sent, and takes as long as it is.
  */
 import assert from 'node:assert/strict';
 import { type RamBlockLayout, TARGET_PAGE_BYTES } from '../memory/ram-block.ts';
 import { StreamError } from '../wire/stream-error.ts';
 
-/** A peer that asks for more ranges than this at once is not asking for what its guest touches. */
+/** A peer that asks for more at once than this is not asking for what its guest touches. */
 export const MAX_QUEUED_REQUESTS = 65536;
+
+/** All ranges of a connection may name so many times the pages that there are: who reads ahead names each page once. */
+export const MAX_RANGE_ROUNDS = 4;
 
 export interface PageRequest {
   readonly block: number;
@@ -48,6 +52,42 @@ export function locateRequest(
   return { block, firstPage: start / TARGET_PAGE_BYTES, pageCount: lengthBytes / TARGET_PAGE_BYTES };
 }
 
+/**
+ * One more request is to wait.
+ *
+ * @param waiting how many do
+ * @throws {StreamError} `LIMIT`
+ */
+export function checkWaitingRequests(waiting: number, at: number): void {
+  if (waiting < MAX_QUEUED_REQUESTS) return;
+  const what = `Too many page requests: at most ${MAX_QUEUED_REQUESTS} may wait`;
+  throw new StreamError('LIMIT', what, at, 'return path');
+}
+
+/** What the ranges of a connection may name together. */
+export class RangeAllowance {
+  readonly #mostPages: number;
+  #pages = 0;
+
+  /** @param pageCount of all blocks */
+  constructor(pageCount: number) {
+    this.#mostPages = pageCount * MAX_RANGE_ROUNDS;
+  }
+
+  /** There is another connection: what was asked for on the last may be asked for again. */
+  renew(): void {
+    this.#pages = 0;
+  }
+
+  /** @param at stream byte of the return path, for the error. @throws {StreamError} `LIMIT` */
+  spend(pageCount: number, at: number): void {
+    this.#pages += pageCount;
+    if (this.#pages <= this.#mostPages) return;
+    const what = `Too many pages are asked for in ranges: at most ${this.#mostPages}, each of them ${MAX_RANGE_ROUNDS} times`;
+    throw new StreamError('LIMIT', what, at, 'return path');
+  }
+}
+
 export class PageRequestQueue {
   readonly #pages = new Queue();
   readonly #ranges = new Queue();
@@ -60,12 +100,9 @@ export class PageRequestQueue {
     return this.length === 0;
   }
 
-  /** @param at stream byte of the return path, for the error */
+  /** @param at stream byte of the return path, for the error. @throws {StreamError} `LIMIT` */
   push(block: number, firstPage: number, pageCount: number, nowMs: number, at: number): void {
-    if (this.length >= MAX_QUEUED_REQUESTS) {
-      const what = `Too many page requests: at most ${MAX_QUEUED_REQUESTS} may wait`;
-      throw new StreamError('LIMIT', what, at, 'return path');
-    }
+    checkWaitingRequests(this.length, at);
     const isRange = pageCount > 1;
     const request = { block, page: firstPage, endPage: firstPage + pageCount, queuedAtMs: nowMs, isRange };
     (isRange ? this.#ranges : this.#pages).push(request);

@@ -75,7 +75,12 @@ import { HeldPages } from './held-pages.ts';
 import { BROKEN_OFF, describeLostConnection, HOW_TO_RECOVER, LOOK_THERE } from './lost-connection.ts';
 import { MigrationError } from './migration-error.ts';
 import type { MigrationInfo } from './migration-info.ts';
-import { locateRequest, PageRequestQueue } from './page-request-queue.ts';
+import {
+  checkWaitingRequests,
+  locateRequest,
+  PageRequestQueue,
+  RangeAllowance,
+} from './page-request-queue.ts';
 import type { Parameters } from './parameters.ts';
 import { PeerWatch } from './peer-watch.ts';
 import { PingLedger } from './ping-ledger.ts';
@@ -162,6 +167,7 @@ export class SourceMigration {
   readonly #options: SourceOptions;
   readonly #pages: DirtyPages;
   readonly #requests = new PageRequestQueue();
+  readonly #ranges: RangeAllowance;
   #returnPath = new ReturnPathDecoder();
   readonly #pings = new PingLedger();
   readonly #window = new BulkWindow();
@@ -232,6 +238,7 @@ export class SourceMigration {
     this.#pushOrder = new PushOrder(options.pushFirst ?? [], this.#pages);
     this.#quietBeforePushMs = options.quietBeforePushMs ?? 0;
     this.#totalBytes = blocks.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    this.#ranges = new RangeAllowance(this.#totalBytes / TARGET_PAGE_BYTES);
     if (options.capabilities['postcopy-ram'] && !options.hasReturnPath) {
       throw new MigrationError(
         'Postcopy needs a return path: use tcp:, unix: or a socket as fd:, or switch postcopy-ram off',
@@ -530,6 +537,7 @@ export class SourceMigration {
     this.#heardAtMs = nowMs;
     this.#peer.begin(nowMs);
     this.#isStarved = false;
+    this.#ranges.renew();
     this.#pings.clear();
     this.#phase = 'recovering';
     this.#move('postcopy-recover-setup');
@@ -537,7 +545,7 @@ export class SourceMigration {
     for (const { idstr } of blocks) this.#queueCommand('RECV_BITMAP', encodeRecvBitmapCommand(idstr));
   }
 
-  /** More pages can be read: those that are asked for go out first. */
+  /** More pages can be read: those that are asked for go out first. There is room for them in the queue. */
   pagesArrived(): void {
     this.#isStarved = false;
     this.#awaited?.takeArrived((block, page, askedAtMs) => {
@@ -852,6 +860,8 @@ export class SourceMigration {
   #pushPages(writer: ByteWriter, nowMs: number): void {
     const allowedBytes = Math.min(this.#window.pieceBytes, this.#limiter.available(nowMs));
     if (!this.#window.isOpen || allowedBytes < PAGE_RECORD_CONTINUE_BYTES || nowMs < this.#pushAtMs) return;
+    // All bitmaps would be looked through again for every message that comes.
+    if (this.#isStarved) return;
     const pagesBefore = this.#pages.count;
     if (!this.#seekPushed()) return;
     if (this.#pushOrder.seek()) {
@@ -965,6 +975,7 @@ export class SourceMigration {
       const what = `Cannot serve a request for pages of "${idstr}" in state "${this.#status}", not in postcopy`;
       throw new StreamError('BAD_MESSAGE', what, at, 'return path');
     }
+    if (place.pageCount > 1) this.#ranges.spend(place.pageCount, at);
     if (trace.isEnabled('ram_save_queue_pages')) {
       trace.emit('ram_save_queue_pages', { idstr, start, lengthBytes });
     }
@@ -982,8 +993,12 @@ export class SourceMigration {
   #queueAvailable({ block, firstPage, pageCount }: PageRun, awaited: AwaitedPages, nowMs: number): void {
     const at = this.#returnPathBytes;
     for (let page = firstPage; page < firstPage + pageCount; page++) {
-      if (awaited.add(block, page, nowMs, at)) this.#options.effects.pageAwaited?.(block, page);
-      else this.#requests.push(block, page, 1, nowMs, at);
+      if (awaited.add(block, page, nowMs, this.#requests.length, at))
+        this.#options.effects.pageAwaited?.(block, page);
+      else {
+        checkWaitingRequests(this.#requests.length + awaited.count, at);
+        this.#requests.push(block, page, 1, nowMs, at);
+      }
     }
   }
 
