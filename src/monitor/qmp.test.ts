@@ -3,7 +3,7 @@ import { PassThrough, Writable } from 'node:stream';
 import { test } from 'node:test';
 import { VmError } from '../vm/vm.ts';
 import { FakeVm } from './fake-vm.ts';
-import { MAX_UNREAD_BYTES, QmpSession } from './qmp.ts';
+import { MAX_UNREAD_BYTES, MAX_WAITING_REQUESTS, QmpSession } from './qmp.ts';
 import { watchEvents } from './qmp-events.ts';
 
 /** What a client gets that sends these chunks and then no more. */
@@ -224,4 +224,30 @@ test('QmpSession names a capability that is none, whatever that is', async () =>
     '{"execute":"qmp_capabilities","arguments":{"enable":[{"toString":1}]}}\n',
   ]);
   assert.deepEqual(reply, { error: { class: 'GenericError', desc: "Capability 'object' not available" } });
+});
+
+test('QmpSession reads on behind so many requests that wait, and no more', async () => {
+  for (const waiting of [MAX_WAITING_REQUESTS - 1, MAX_WAITING_REQUESTS]) {
+    const vm = new FakeVm();
+    const finish: (() => void)[] = [];
+    vm.stop = () => new Promise((resolve) => finish.push(resolve));
+    const ended = converse(
+      [
+        '{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}',
+        '{"execute":"stop"}'.repeat(waiting),
+        '{"exec-oob":"migrate-recover","arguments":{"uri":"tcp:h:1"}}',
+      ],
+      vm,
+    );
+    while (finish.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    // All that can happen before the first stop is over has happened after these.
+    for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(vm.calls, waiting < MAX_WAITING_REQUESTS ? ['migrateRecover tcp:h:1'] : []);
+    for (let done = 0; done < waiting; done++) {
+      while (finish.length <= done) await new Promise((resolve) => setImmediate(resolve));
+      finish[done]?.();
+    }
+    await ended;
+    assert.deepEqual(vm.calls, ['migrateRecover tcp:h:1']);
+  }
 });

@@ -31,7 +31,7 @@ interface Request {
 }
 
 /** Requests that may wait for their turn; more are not read. */
-const MAX_WAITING_REQUESTS = 8;
+export const MAX_WAITING_REQUESTS = 8;
 
 export class QmpSession implements MonitorSession {
   readonly ended: Promise<void>;

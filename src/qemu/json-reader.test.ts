@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import fc from 'fast-check';
 import { AllocationMeter } from '../../test/fuzz/allocation-meter.ts';
 import { type JsonItem, JsonReader, MAX_MESSAGE_BYTES, MAX_NESTING } from './json-reader.ts';
 
@@ -107,4 +108,27 @@ test('JsonReader takes a message that comes byte by byte, for no more memory tha
   });
   assert.deepEqual(items, [{ value: JSON.parse(message.toString()) }]);
   assert.ok(meter.allocatedBytes < 4 * message.length, `${meter.allocatedBytes} bytes`);
+});
+
+test('JsonReader yields any messages that were sent, however they are cut, and no part of one', () => {
+  const message = fc.oneof(fc.dictionary(fc.string(), fc.jsonValue()), fc.array(fc.jsonValue()));
+  const lengths = fc.array(fc.integer({ min: 1, max: 60 }), { minLength: 1 });
+  const blank = fc.constantFrom('', '\r\n', ' ', '\n\t');
+  fc.assert(
+    fc.property(fc.array(fc.tuple(message, blank)), lengths, message, (messages, pieces, last) => {
+      const whole = Buffer.from(messages.map(([value, after]) => JSON.stringify(value) + after).join(''));
+      const cut = Buffer.from(JSON.stringify(last)).subarray(0, -1);
+      const stream = Buffer.concat([whole, cut]);
+      const chunks: Buffer[] = [];
+      for (let at = 0, index = 0; at < stream.length; index++) {
+        const length = pieces[index % pieces.length] as number;
+        chunks.push(stream.subarray(at, at + length));
+        at += length;
+      }
+      assert.deepEqual(
+        read(...chunks),
+        messages.map(([value]) => ({ value: JSON.parse(JSON.stringify(value)) })),
+      );
+    }),
+  );
 });

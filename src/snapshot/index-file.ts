@@ -48,7 +48,7 @@ const MAGIC = Buffer.from('PCINDEX1');
 const HEADER_BYTES = 8 + 8 + 8 + 4;
 const CHECKSUM_BYTES = 32;
 /** Besides the tables: names of blocks and the like. */
-const MAX_JSON_BYTES = 4 * 1024 * 1024;
+export const MAX_JSON_BYTES = 4 * 1024 * 1024;
 const MAX_INDEX_BYTES = 2 ** 31 - 1;
 
 export const indexPath = (streamPath: string): string => `${streamPath}.index`;

@@ -14,3 +14,16 @@ for (const [what, json] of [
     assert.throws(() => decodeVmDescription(Buffer.from(json), 7), { code: 'BAD_VALUE', message: TEXT });
   });
 }
+
+test('decodeVmDescription() follows subsections so deep, and no deeper', () => {
+  const nested = (depth: number): object =>
+    depth === 0 ? {} : { vmsd_name: 's', fields: [{ size: 1 }], subsections: [nested(depth - 1)] };
+  const describe = (depth: number) => {
+    const subsections = depth === 0 ? [] : [{ ...nested(depth), vmsd_name: 's' }];
+    return Buffer.from(JSON.stringify({ devices: [{ name: 'a', instance_id: 0, subsections }] }));
+  };
+  // The innermost has no name.
+  const named = (depth: number) => Buffer.from(String(describe(depth)).replace('{}', '{"vmsd_name":"s"}'));
+  assert.equal(decodeVmDescription(named(63))[0]?.bodyBytes, 63 * 8 + 7);
+  assert.throws(() => decodeVmDescription(named(64)), { code: 'BAD_VALUE', message: /deeper than 64/ });
+});

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { describe, test } from 'node:test';
+import fc from 'fast-check';
 import { decodeDeviceState, encodeDeviceState, type StateValue } from './state-codec.ts';
 
 const encode = (tree: StateValue) => encodeDeviceState({ guestNowMs: 1.5, guestEpochMs: 1e12, tree });
@@ -139,4 +140,36 @@ describe('decodeDeviceState()', () => {
     bytes.writeDoubleLE(Number.NaN, 8);
     assert.throws(() => decode(sign(bytes)), { message: /guest time NaN ms/ });
   });
+});
+
+test('any tree comes back, and no part of it does, nor one with a changed bit', () => {
+  const array = fc.oneof(
+    fc.uint8Array({ maxLength: 300 }),
+    fc.int32Array(),
+    fc.float64Array(),
+    fc.uint16Array(),
+    // Mostly zeros, so that runs are left out.
+    fc.array(fc.tuple(fc.nat(1999), fc.nat(255)), { maxLength: 4 }).map((set) => {
+      const sparse = new Uint8Array(2000);
+      for (const [at, value] of set) sparse[at] = value;
+      return sparse;
+    }),
+  );
+  const { tree } = fc.letrec<{ tree: StateValue }>((tie) => ({
+    tree: fc.oneof(
+      { maxDepth: 3 },
+      fc.oneof(fc.double(), fc.boolean(), fc.string(), fc.constant(null), array),
+      fc.array(tie('tree'), { maxLength: 4 }),
+    ),
+  }));
+  fc.assert(
+    fc.property(tree, fc.nat(), fc.nat(7), (value, seed, bit) => {
+      const bytes = encode(value);
+      assert.deepEqual(decode(bytes), value);
+      const at = seed % bytes.length;
+      assert.throws(() => decode(bytes.subarray(0, at)), { name: 'DeviceStateError' });
+      bytes[at]! ^= 1 << bit;
+      assert.throws(() => decode(bytes), { name: 'DeviceStateError' });
+    }),
+  );
 });
