@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { encodePackagedHeader } from '../wire/commands.ts';
 import {
   concatenate,
   deviceSections,
@@ -238,4 +239,16 @@ test('reportText() is for people', () => {
   assert.match(text, /PACKAGED, \d+ bytes of device state\n/);
   assert.match(text, /RAM PART, 3 normal, 2 zero \(5 again\)\n/);
   assert.match(text, /\nglobalstate\s+0\s+1\s+8\s+104 bytes\s+0x[0-9a-f]+\n/);
+});
+
+test('StreamInspector keeps a package so long, and no longer', () => {
+  const before = postcopyStream.subarray(
+    0,
+    Buffer.from(postcopyStream).indexOf(Buffer.from(packageBytes)) - encodePackagedHeader(0).length,
+  );
+  const most = 512 * 1024 * 1024;
+  const errorOf = (lengthBytes: number) =>
+    inspect(concatenate(before, encodePackagedHeader(lengthBytes))).error?.message ?? '';
+  assert.match(errorOf(most), /ended|cut/);
+  assert.match(errorOf(most + 1), /at most 536870912 bytes, got 536870913/);
 });

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createConnection } from 'node:net';
+import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { Arrivals } from './arrivals.ts';
+import { Arrivals, MAX_KEPT } from './arrivals.ts';
 
-async function openArrivals(t: TestContext): Promise<{ arrivals: Arrivals; come: () => void }> {
+const nextTurn = () => new Promise<false>((resolve) => setImmediate(() => resolve(false)));
+
+async function openArrivals(t: TestContext): Promise<{ arrivals: Arrivals; come: () => Socket }> {
   const folder = mkdtempSync(join(tmpdir(), 'postcopy-test-'));
   const path = join(folder, 'sock');
   const arrivals = await Arrivals.open(`unix:${path}`);
@@ -15,7 +17,13 @@ async function openArrivals(t: TestContext): Promise<{ arrivals: Arrivals; come:
     arrivals.close();
     rmSync(folder, { recursive: true });
   });
-  return { arrivals, come: () => createConnection(path).on('error', () => {}) };
+  return {
+    arrivals,
+    come: () =>
+      createConnection(path)
+        .on('error', () => {})
+        .resume(),
+  };
 }
 
 test('Arrivals.next() leaves nothing at its signal, however many come', async (t) => {
@@ -39,4 +47,21 @@ test('Arrivals.next() ends with its signal, and what comes then is for the next 
   const channel = await arrivals.next(new AbortController().signal);
   assert.notEqual(channel, undefined);
   channel?.close();
+});
+
+test('Arrivals keeps so many that nobody has asked for, and closes what comes then', async (t) => {
+  const { arrivals, come } = await openArrivals(t);
+  for (let count = 1; count <= MAX_KEPT; count++) {
+    come();
+    while (arrivals.kept < count) await nextTurn();
+  }
+  let isClosed = false;
+  come().once('close', () => {
+    isClosed = true;
+  });
+  while (!isClosed && arrivals.kept === MAX_KEPT) await nextTurn();
+  assert.equal(arrivals.kept, MAX_KEPT);
+  (await arrivals.next(new AbortController().signal))?.close();
+  come();
+  while (arrivals.kept < MAX_KEPT) await nextTurn();
 });

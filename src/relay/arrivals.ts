@@ -11,7 +11,7 @@ import type { Listener } from '../transport/listener.ts';
 /** How many may come at the same moment. */
 const WAITERS = 8;
 /** How many are kept that nobody has asked for; more are closed. */
-const MAX_KEPT = 64;
+export const MAX_KEPT = 64;
 
 export class Arrivals {
   /** The URI really bound. */

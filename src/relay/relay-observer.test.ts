@@ -1,16 +1,35 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { encodeCommand, encodePackagedHeader, encodePing, MigrationCommand } from '../wire/commands.ts';
+import { AllocationMeter } from '../../test/fuzz/allocation-meter.ts';
+import {
+  encodeAdvise,
+  encodeCommand,
+  encodePackagedHeader,
+  encodePing,
+  MigrationCommand,
+} from '../wire/commands.ts';
 import {
   concatenate,
   EXAMPLE_MACHINE_TYPE,
   packageBytes,
   postcopyStream,
   precopyStream,
+  RAM_SECTION_ID,
+  written,
 } from '../wire/example-stream.ts';
 import { OpenStreamDecoder } from '../wire/open-stream-decoder.ts';
+import { writeMemSize, writeRamEos, writeZeroPage } from '../wire/ram-record.ts';
+import {
+  RAM_IDSTR,
+  RAM_VERSION_ID,
+  SectionType,
+  writeFileHeader,
+  writeSectionContinuation,
+  writeSectionFooter,
+  writeSectionStart,
+} from '../wire/sections.ts';
 import { MIN_STREAM_BUFFER_BYTES } from '../wire/stream-decoder.ts';
-import { RelayObserver } from './relay-observer.ts';
+import { MAX_OPEN_REQUESTS, RelayObserver } from './relay-observer.ts';
 import type { RelayReport, RelayState } from './relay-report.ts';
 import { progressText, relayReportText } from './report-text.ts';
 
@@ -189,4 +208,59 @@ test('progressText() and relayReportText() are for people', () => {
   const unconfirmed = relayReportText({ ...rig.report, isConfirmed: false });
   assert.match(unconfirmed, /without a return path nobody says/);
   assert.match(relayReportText({ ...rig.report, error: 'why' }), /: why\n/);
+});
+
+/** The package has passed of a machine with a block of so many pages. */
+function listening(pageCount: number): Rig {
+  const rig = new Rig();
+  rig.connect();
+  rig.send(
+    written((writer) => {
+      writeFileHeader(writer, EXAMPLE_MACHINE_TYPE);
+      writer.bytes(encodeCommand(MigrationCommand.OPEN_RETURN_PATH));
+      writer.bytes(encodeAdvise(4096, 4096));
+      writeSectionStart(writer, SectionType.START, RAM_SECTION_ID, RAM_IDSTR, 0, RAM_VERSION_ID);
+      const block = { idstr: 'pc.ram', lengthBytes: pageCount * 4096, pageSizeBytes: 4096 };
+      writeMemSize(writer, [block], { withHostPageSize: true });
+      writeRamEos(writer);
+      writeSectionFooter(writer, RAM_SECTION_ID);
+    }),
+  );
+  rig.send(concatenate(encodePackagedHeader(packageBytes.length), packageBytes));
+  return rig;
+}
+
+test('RelayObserver counts all requests, and times so many at once as it keeps', () => {
+  const pageCount = MAX_OPEN_REQUESTS + 5;
+  const rig = listening(pageCount);
+  for (let page = 0; page < pageCount; page++) rig.request(page * 4096);
+  assert.equal(rig.report.requests.count, pageCount);
+  for (let first = 0; first < pageCount; first += 5000) {
+    rig.send(
+      written((writer) => {
+        writeSectionContinuation(writer, SectionType.PART, RAM_SECTION_ID);
+        for (let page = first; page < Math.min(first + 5000, pageCount); page++)
+          writeZeroPage(writer, page * 4096, page === first ? 'pc.ram' : null);
+        writeRamEos(writer);
+        writeSectionFooter(writer, RAM_SECTION_ID);
+      }),
+    );
+  }
+  assert.equal(rig.report.postcopyPages.zero, pageCount);
+  assert.equal(rig.report.requests.latencyUs?.count, MAX_OPEN_REQUESTS);
+});
+
+test('RelayObserver keeps nothing of a package, whatever its length', async () => {
+  const rig = new Rig();
+  rig.connect();
+  rig.send(postcopyStream.subarray(0, packageEnd - packageBytes.length - encodePackagedHeader(0).length));
+  rig.send(encodePackagedHeader(0xffff_ffff));
+  rig.send(encodeCommand(MigrationCommand.POSTCOPY_LISTEN));
+  const meter = new AllocationMeter();
+  const piece = new Uint8Array(1024 * 1024);
+  await meter.run(() => {
+    for (let count = 0; count < 64; count++) rig.send(piece);
+  });
+  assert.ok(meter.allocatedBytes < piece.length, `${meter.allocatedBytes} bytes`);
+  assert.equal(rig.observer.state, 'device');
 });

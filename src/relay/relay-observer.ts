@@ -20,7 +20,7 @@ import { StreamError } from '../wire/stream-error.ts';
 import type { RelayReport, RelayState } from './relay-report.ts';
 
 /** More faults than this do not wait at once: each is a thread of the guest, or of a device. */
-const MAX_OPEN_REQUESTS = 65_536;
+export const MAX_OPEN_REQUESTS = 65_536;
 /** Keys of requests: the block above, the page below. */
 const PAGES_PER_BLOCK = 2 ** 36;
 

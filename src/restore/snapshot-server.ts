@@ -16,7 +16,7 @@ import type { TlsOptions } from '../transport/tls-channel.ts';
 import { SnapshotSource } from './snapshot-source.ts';
 
 /** A client that has not taken the device state by then only holds a place. */
-const HANDOVER_TIMEOUT_MS = 60_000;
+export const HANDOVER_TIMEOUT_MS = 60_000;
 const FILE_CHECK_MS = 1000;
 /** accept(2) failed, for want of descriptors for example. */
 const ACCEPT_RETRY_MS = 500;
