@@ -141,7 +141,11 @@ suite('postcopy relay', { timeout: 400_000 }, () => {
     const { source, destination, before, relay } = relayed;
     await source.migrate(before.address);
     assert.deepEqual(await relay.untilExit(), FAILED);
-    assert.match(relay.stderr, /the source closed its connection: The stream ended in /);
+    // Which it notices first, by reading or by passing on an answer of the destination.
+    assert.match(
+      relay.stderr,
+      /the source closed its connection: The stream ended in |connection to the source broke/,
+    );
     assert.deepEqual(await destination.untilExit(), FAILED);
     await source.untilStatus('failed');
   });
