@@ -54,7 +54,7 @@ export class CompilerThreads {
 
   /** Lets them give way to all others of this process, or no longer; the latter needs privilege. */
   giveWay(shouldGiveWay: boolean): void {
-    const nice = shouldGiveWay ? COMPILER_NICE : getPriority();
+    const nice = shouldGiveWay ? COMPILER_NICE : getPriority(process.pid); // the main thread's own
     for (const thread of this.#threads) setAttributes(thread, shouldGiveWay ? COMPILER_SLICE_US : 0, nice);
   }
 }

@@ -144,6 +144,7 @@ export class MappedDestinationMemory implements DestinationMemory {
    */
   close(): void {
     this.#faultThread.stop();
+    this.#faultThread.forgetUffd();
     this.#uffd?.close();
     this.#uffd = undefined;
   }

@@ -80,6 +80,7 @@ const engine = new DestinationMigration({
     resumeGuest: (shouldRun) => {
       if (engine.status === 'postcopy-active') notify({ kind: 'run', ...engine.guest });
       if (shouldRun && !data.staysPaused) {
+        if (engine.status !== 'postcopy-active') notify({ kind: 'resuming' });
         machine.post('resume');
         return;
       }

@@ -19,12 +19,17 @@ export class AsyncDirtyTracker implements DirtyTracker {
   #uffd: Userfaultfd | undefined;
   #scanner: PagemapScanner | undefined;
 
-  constructor(blocks: readonly RamBlock[]) {
+  readonly #openUffd: Int32Array;
+
+  /** @param openUffd a shared word: the userfaultfd while it is open, else 0. If this thread dies, somebody must close it */
+  constructor(blocks: readonly RamBlock[], openUffd: Int32Array = new Int32Array(1)) {
     this.#blocks = blocks;
+    this.#openUffd = openUffd;
   }
 
   start(touched: readonly PageBitmap[]): void {
     this.#uffd = Userfaultfd.open(UffdFeature.PAGEFAULT_FLAG_WP | UffdFeature.WP_ASYNC);
+    Atomics.store(this.#openUffd, 0, this.#uffd.fd);
     this.#scanner = new PagemapScanner();
     for (const { hostAddress, lengthBytes } of this.#blocks) {
       this.#uffd.register(hostAddress, lengthBytes, RegisterMode.WP);
@@ -41,6 +46,7 @@ export class AsyncDirtyTracker implements DirtyTracker {
   stop(): void {
     if (this.#uffd === undefined) return;
     for (const { hostAddress, lengthBytes } of this.#blocks) this.#uffd.unregister(hostAddress, lengthBytes);
+    Atomics.store(this.#openUffd, 0, 0);
     this.#uffd.close();
     this.#uffd = undefined;
     this.#scanner?.close();
@@ -104,6 +110,7 @@ export class SyncDirtyTracker implements DirtyTracker {
     this.#faultThread.stop();
     if (this.#uffd === undefined) return;
     for (const { hostAddress, lengthBytes } of this.#blocks) this.#uffd.unregister(hostAddress, lengthBytes);
+    this.#faultThread.forgetUffd();
     this.#uffd.close();
     this.#uffd = undefined;
   }

@@ -67,6 +67,11 @@ export class FaultThreadControl {
     return Atomics.load(this.#shared.words, UFFD);
   }
 
+  /** The userfaultfd is about to be closed: its number will be another's. */
+  forgetUffd(): void {
+    Atomics.store(this.#shared.words, UFFD, 0);
+  }
+
   /** The thread looks whether there is anything new for it. */
   wake(): void {
     signalEventfd(this.#shared.wakeFd);
@@ -74,20 +79,20 @@ export class FaultThreadControl {
 
   /** The thread ends as soon as it has loaded and is done with the faults it has read. For who cannot wait for that. */
   requestStop(): void {
-    if (!this.#isGone) this.#set(State.STOPPING);
+    if (!this.isGone) this.#set(State.STOPPING);
   }
 
   /** The thread ends; when this returns it does not touch the userfaultfd any more. May be called twice. */
   stop(): void {
-    if (this.#isGone) return;
+    if (this.isGone) return;
     this.#waitWhile(State.STARTING);
-    if (this.#isGone) return;
+    if (this.isGone) return;
     this.#set(State.STOPPING);
     this.#waitWhile(State.STOPPING);
   }
 
   /** It has ended, or was never there. */
-  get #isGone(): boolean {
+  get isGone(): boolean {
     const state = Atomics.load(this.#shared.words, STATE);
     return state === State.ABSENT || state === State.STOPPED;
   }

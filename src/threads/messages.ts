@@ -109,6 +109,8 @@ export type MigrationNotice =
   | { readonly kind: 'guest'; readonly isRunning: boolean; readonly wasRunning: boolean }
   /** Destination: RUN has come. If the thread dies, another can go on from here. */
   | ({ readonly kind: 'run' } & AdoptedGuest)
+  /** Destination, in precopy: the guest is about to run. If the thread dies, it may. */
+  | { readonly kind: 'resuming' }
   /** Destination: the guest is here; it runs, or stays paused as it was or as it was asked for. */
   | { readonly kind: 'arrived'; readonly isRunning: boolean }
   | { readonly kind: 'answer'; readonly id: number; readonly error: string | undefined }
@@ -149,11 +151,11 @@ interface ChannelThreadData {
 }
 
 /** Values of `SourceLoopData.departure`. */
-export const Departure = { HERE: 0, PRECOPY: 1, POSTCOPY: 2 } as const;
+export const Departure = { HERE: 0, PRECOPY: 1, POSTCOPY: 2, GONE: 3 } as const;
 
 /** What every source thread is given, whatever it sends. */
 export interface SourceLoopData extends ChannelThreadData {
-  /** One shared word, `Departure`: whether the guest may have left; undefined if nobody asks. */
+  /** One shared word, `Departure`: whether the guest may have left, or has; undefined if nobody asks. */
   readonly departure?: Int32Array | undefined;
   readonly succession?: Succession | undefined;
   readonly capabilities: Capabilities;
@@ -175,6 +177,8 @@ export interface SourceThreadData extends SourceLoopData, GuestThreadData {
   readonly writeFaults:
     | { readonly control: SharedFaultThread; readonly notedWords: readonly Int32Array[] }
     | undefined;
+  /** One shared word: the userfaultfd that tracks writes without a fault thread, while it is open. */
+  readonly trackingUffd: Int32Array;
 }
 
 /** A thread that sends a snapshot. */

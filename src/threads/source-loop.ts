@@ -190,6 +190,7 @@ export class SourceLoop {
           return;
         }
         this.#engine.receive(this.#incoming.bytes.subarray(0, count), monotonicMs());
+        this.#noteArrival();
         if (count < RETURN_PATH_BYTES || !this.#isFdOpen) return;
       }
     } catch (error) {
@@ -313,6 +314,14 @@ export class SourceLoop {
     const { departure } = this.#data;
     const way = this.#engine.hasPostcopyBegun ? Departure.POSTCOPY : Departure.PRECOPY;
     if (departure !== undefined) Atomics.store(departure, 0, way);
+  }
+
+  /** What the destination says may tell that the guest has run there. */
+  #noteArrival(): void {
+    const { departure } = this.#data;
+    if (departure === undefined) return;
+    if (this.#engine.isGuestElsewhere) Atomics.store(departure, 0, Departure.GONE);
+    else Atomics.compareExchange(departure, 0, Departure.GONE, Departure.POSTCOPY);
   }
 
   #notify(notice: MigrationNotice): void {

@@ -56,7 +56,7 @@ function guestMemory(): SourceMemory {
 function dirtyTracker(): DirtyTracker {
   // The guest stands still: nothing is written any more.
   if (data.succession !== undefined) return { start: () => {}, sync: () => {}, stop: () => {} };
-  if (data.writeFaults === undefined) return new AsyncDirtyTracker(data.blocks);
+  if (data.writeFaults === undefined) return new AsyncDirtyTracker(data.blocks, data.trackingUffd);
   const noted = data.writeFaults.notedWords.map((words, block) => bitmapOf(block, words));
   return new SyncDirtyTracker(data.blocks, noted, new FaultThreadControl(data.writeFaults.control));
 }

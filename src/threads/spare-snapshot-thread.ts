@@ -20,6 +20,10 @@ let spare: Worker | undefined;
 export function startSpareSnapshotThread(): void {
   spare = new Worker(SNAPSHOT_THREAD, SNAPSHOT_THREAD_OPTIONS);
   spare.unref();
+  // Whoever takes it hears of it as well, or starts another.
+  spare.once('error', () => {
+    spare = undefined;
+  });
 }
 
 /** @returns the one that was started, once; it waits for its data as a message */

@@ -20,6 +20,8 @@ import { VmError } from './vm.ts';
 const FIRST_BYTE_MS = 5000;
 /** How many may be looked at at once; more are sent away. */
 const MAX_STRANGERS = 8;
+/** How long after a connection could not be taken the next is. */
+const ACCEPT_AGAIN_MS = 1000;
 
 const CAN_GO_ON: readonly MigrationStatus[] = ['postcopy-active', 'postcopy-paused', 'postcopy-recover'];
 
@@ -132,9 +134,22 @@ export class DestinationRecovery {
     const listener = opened ?? (await this.#open(signal));
     if (listener === undefined) return;
     for (;;) {
-      const channel = await listener.accept({ signal });
+      const channel = await this.#acceptNext(listener, signal);
+      if (channel === undefined) continue;
       if (this.#strangers === MAX_STRANGERS) channel.close();
       else void this.#look(channel, signal);
+    }
+  }
+
+  /** @returns undefined after a moment if one could not be taken: there may be no more descriptors for a while */
+  async #acceptNext(listener: Listener, signal: AbortSignal): Promise<Channel | undefined> {
+    try {
+      return await listener.accept({ signal });
+    } catch (error) {
+      if (signal.aborted || this.#listener !== listener) throw error;
+      this.#tell(error);
+      await sleep(ACCEPT_AGAIN_MS, undefined, { signal });
+      return undefined;
     }
   }
 

@@ -61,6 +61,8 @@ export interface MigrationHost {
    * @param wasRunning whether it ran when the migration stopped it; undefined if that is not known to have come about
    */
   onGuestKept(wasRunning: boolean | undefined): void;
+  /** Destination: its thread has died when the guest was told to run, and the source does not know that it has come. */
+  onGuestMayRun(): void;
   onTrace(name: TraceName, fields: TraceEvents[TraceName], atMs: number): void;
   onMessage(text: string): void;
 }
@@ -85,6 +87,8 @@ const MAX_DEATHS = 3;
 
 const DIED =
   'This migration cannot be recovered any more. A guest that is here waits at a page that has not come, and reads no zeros';
+const STOPPED_HERE =
+  'The guest had come and may have begun to run: it is stopped here. Let it run on at one side only, with "cont"';
 const MAY_RUN_THERE =
   'The destination may run the guest: look there, and continue here with "cont" only if it does not';
 
@@ -120,11 +124,15 @@ export class MigrationThread {
   #trackingError: Error | undefined;
   /** Source: whether the guest may have left (`Departure`). */
   readonly #departure = new Int32Array(new SharedArrayBuffer(4));
+  /** Source: the userfaultfd of asynchronous tracking while it is open. */
+  readonly #trackingUffd = new Int32Array(new SharedArrayBuffer(4));
   /** Source: whether the guest ran when the migration stopped it; undefined before. */
   #wasGuestRunning: boolean | undefined;
   /** Destination: what is known of the guest, once RUN has come. */
   #guest: AdoptedGuest | undefined;
   #hasArrived = false;
+  /** Destination, in precopy: the guest was told to run. */
+  #mayRunHere = false;
   #isClosing = false;
   #onExited: () => void = () => {};
   readonly #exited = new Promise<void>((resolve) => {
@@ -197,7 +205,8 @@ export class MigrationThread {
           dirtyWords: this.bitmapWords,
           writeFaults,
           departure: this.#departure,
-          succession: why === undefined ? undefined : { why, hasMoved: this.#isGuestElsewhere },
+          trackingUffd: this.#trackingUffd,
+          succession: why === undefined ? undefined : { why, hasMoved: this.isGuestElsewhere },
         });
     } else {
       const requestTimes = RequestTimes.allocate(host.ramBlocks);
@@ -251,7 +260,7 @@ export class MigrationThread {
 
   /** The guest has run at the destination since it left here: what is here is out of date. */
   get isGuestElsewhere(): boolean {
-    return this.#isGuestElsewhere;
+    return this.#isGuestElsewhere || Atomics.load(this.#departure, 0) === Departure.GONE;
   }
 
   order(order: MigrationOrder): void {
@@ -308,7 +317,8 @@ export class MigrationThread {
       case 'status':
         this.#status = notice.status;
         this.#isGuestElsewhere = notice.isGuestElsewhere;
-        this.#host.onStatus(notice.status, notice.error);
+        if (this.#trackingError === undefined) this.#host.onStatus(notice.status, notice.error);
+        else this.#tellTrackingLost(this.#trackingError);
         return;
       case 'pass':
         this.#host.onPass(notice.pass);
@@ -319,6 +329,9 @@ export class MigrationThread {
         return;
       case 'run':
         this.#guest = notice;
+        return;
+      case 'resuming':
+        this.#mayRunHere = true;
         return;
       case 'arrived':
         this.#hasArrived = true;
@@ -369,13 +382,26 @@ export class MigrationThread {
   /** Source: without the thread that notes writes, none can be migrated any more. */
   #watchTracking(worker: Worker): void {
     this.#ends.push(new Promise((resolve) => worker.once('exit', () => resolve())));
-    worker.on('error', (error) => {
-      this.#trackingError = error;
-      if (this.#faultThread !== undefined) new FaultThreadControl(this.#faultThread).hasDied();
-      this.#host.onMessage(`A migration thread died: ${error.message}`);
-      if (this.#orders.isOver || this.#status.startsWith('postcopy-')) return;
-      this.#host.onStatus('failed', error.message);
+    worker.on('error', (error) => this.#trackingDied(error));
+    worker.once('exit', () => {
+      const isExpected = this.#faultThread === undefined || new FaultThreadControl(this.#faultThread).isGone;
+      if (!isExpected) this.#trackingDied(new Error('it ended without a word'));
     });
+  }
+
+  #trackingDied(error: Error): void {
+    this.#trackingError = error;
+    if (this.#faultThread !== undefined) new FaultThreadControl(this.#faultThread).hasDied();
+    this.#host.onMessage(`A migration thread died: ${error.message}`);
+    if (this.#orders.isOver || this.#status.startsWith('postcopy-')) return;
+    // The guest stands at its next write until the migration lets go of its memory.
+    this.ask({ kind: 'cancel' }).catch(() => this.#host.onStatus('failed', error.message));
+  }
+
+  /** The migration was called off since its writes cannot be tracked: to an operator it has failed. */
+  #tellTrackingLost(error: Error): void {
+    if (this.#status === 'cancelling') return;
+    this.#host.onStatus(this.#status === 'cancelled' ? 'failed' : this.#status, error.message);
   }
 
   async #threadEnded(): Promise<void> {
@@ -389,6 +415,11 @@ export class MigrationThread {
       return;
     }
     const died = `A migration thread died: ${cause.message}`;
+    if (this.#status === 'completed') {
+      this.#host.onMessage(`${died}, after the end of the migration`);
+      this.#giveBack();
+      return;
+    }
     const canGoOn = this.#canGoOn && ++this.#deaths <= MAX_DEATHS;
     this.#host.onMessage(canGoOn ? `${died}; another takes its place` : died);
     if (canGoOn) await this.#replaceThread(died);
@@ -398,7 +429,7 @@ export class MigrationThread {
   /** Whether what another thread needs is there: memory, bitmaps, and knowledge of where the guest is. */
   get #canGoOn(): boolean {
     if (this.side === 'destination') return this.#guest !== undefined;
-    return Atomics.load(this.#departure, 0) === Departure.POSTCOPY;
+    return Atomics.load(this.#departure, 0) >= Departure.POSTCOPY;
   }
 
   /** The guest waits meanwhile at the next missing page that it needs; another thread goes on with a recovery. */
@@ -428,7 +459,9 @@ export class MigrationThread {
       this.#isGuestElsewhere = true;
     if (isPostcopy && this.#status.startsWith('postcopy-'))
       this.#host.onStatus('postcopy-paused', `${cause.message}. ${DIED}`);
+    else if (this.#mayRunHere) this.#host.onStatus('failed', `${cause.message}. ${STOPPED_HERE}`);
     else this.#host.onStatus('failed', hasLeft ? `${cause.message}. ${MAY_RUN_THERE}` : cause.message);
+    if (this.#mayRunHere) this.#host.onGuestMayRun();
     this.#giveBack();
     if (this.side === 'source' && !hasLeft) this.#host.onGuestKept(this.#wasGuestRunning);
   }
@@ -438,14 +471,25 @@ export class MigrationThread {
     giveFreeMemoryBack();
     closeEventfd(this.#wakeFd);
     if (!this.#orders.hasLastInfo) this.#closeFd();
+    if (this.side === 'source') this.#closeTracking();
     this.#host.onEnded();
     this.#onExited();
     if (this.#faultThread === undefined) return;
     // Stopped by the migration thread already, unless that died.
     new FaultThreadControl(this.#faultThread).requestStop();
     // None is terminated: one that is just loading koffi would take the whole process with it.
-    const { wakeFd } = this.#faultThread;
-    void Promise.all(this.#ends).then(() => closeEventfd(wakeFd));
+    const faultThread = this.#faultThread;
+    void Promise.all(this.#ends).then(() => {
+      // Of a source that has died: a guest that waits to write is woken.
+      if (this.side === 'source') closeAbandonedUffd(faultThread);
+      closeEventfd(faultThread.wakeFd);
+    });
+  }
+
+  /** A thread that has died has left it open, and with it no other could track this memory. */
+  #closeTracking(): void {
+    const uffd = Atomics.exchange(this.#trackingUffd, 0, 0);
+    if (uffd !== 0) closeFd(uffd);
   }
 
   /** The thread that owned the descriptor has died: the peer must hear of it. */

@@ -544,6 +544,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       onArrived: (isRunning) => this.#setRunState(isRunning ? 'running' : 'paused'),
       onEnded: () => this.#migrationThreadsEnded(),
       onGuestKept: (wasRunning) => void this.#letRunOn(wasRunning ?? this.#runState === 'running'),
+      onGuestMayRun: () => void this.#stopArrived(),
       onTrace: (name, fields, atMs) =>
         this.emit('trace', name, fields as Readonly<Record<string, unknown>>, atMs),
       onMessage: (text) => this.emit('message', text),
@@ -557,6 +558,16 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
     this.#setRunState(
       this.#status === 'completed' || this.#migration?.isGuestElsewhere ? 'postmigrate' : 'paused',
     );
+  }
+
+  /** The source's operator may let the guest run there, since nobody has told it that the guest has come. */
+  async #stopArrived(): Promise<void> {
+    try {
+      await this.#machine.client.pause();
+      this.#setRunState('paused');
+    } catch (error) {
+      this.emit('message', `The guest could not be stopped: ${(error as Error).message}`);
+    }
   }
 
   /** A thread that stopped the guest has died, or one that was about to. */
@@ -574,6 +585,7 @@ export class VirtualMachine extends EventEmitter<VmEvents> implements Vm {
       await this.#machine.client.resume();
       this.#setRunState('running');
     } catch (error) {
+      this.#setRunState('paused');
       this.emit('message', `The guest could not be let run on: ${(error as Error).message}`);
     }
   }

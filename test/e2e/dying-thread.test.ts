@@ -38,9 +38,9 @@ async function create(t: TestContext, options: VirtualMachineOptions): Promise<M
 }
 
 /** Two machines in a migration, and the threads that it has started: those of source and destination first. */
-async function migrate(t: TestContext, maxBandwidth: number) {
+async function migrate(t: TestContext, maxBandwidth: number, dirtyTracking: 'auto' | 'sync' = 'auto') {
   const folder = tempFolder(t);
-  const source = await create(t, GUEST);
+  const source = await create(t, { ...GUEST, dirtyTracking });
   let serialBytes = 0;
   source.vm.on('serial', (bytes) => {
     serialBytes += bytes.length;
@@ -104,4 +104,37 @@ test('a thread that ends in precopy costs the migration, and the guest runs on',
   await source.vm.stop();
   await source.vm.saveMemory(0, memoryBytes, join(folder, 'memory'));
   checkMemory(readFileSync(join(folder, 'memory')));
+
+  // Nothing is left of it that the next one would meet.
+  const uri = `unix:${join(folder, 'next')}`;
+  const next = await create(t, { memoryBytes, incoming: uri });
+  source.vm.setParameters({ 'max-bandwidth': 0, 'downtime-limit': 300 });
+  await source.vm.cont();
+  await source.vm.migrate(uri);
+  await untilBoth([source, next], 'completed');
+  await next.vm.stop();
+  await next.vm.saveMemory(0, memoryBytes, join(folder, 'moved'));
+  checkMemory(readFileSync(join(folder, 'moved')));
 });
+
+test(
+  'a thread that ends and was to note writes costs the migration, and the guest runs on',
+  LIMIT,
+  async (t) => {
+    const { folder, source, destination, threads } = await migrate(t, 2 ** 20, 'sync');
+    // The destination takes the connection before the source has threads; of those this one is the first.
+    await threads[1]?.terminate();
+    await until('the source to fail', async () => (await statusOf(source)) === 'failed');
+    assert.equal(await inTime('the destination', destination.vm.migrationEnded()), 'failed');
+    assert.equal(deathsOf(source), 1);
+    assert.equal(source.vm.runState, 'running');
+    let serialBytes = 0;
+    source.vm.on('serial', (bytes) => {
+      serialBytes += bytes.length;
+    });
+    await until('the guest to be at work again', () => serialBytes > 0);
+    await source.vm.stop();
+    await source.vm.saveMemory(0, memoryBytes, join(folder, 'memory'));
+    checkMemory(readFileSync(join(folder, 'memory')));
+  },
+);
