@@ -44,7 +44,7 @@ export function readPskCredentials(id: string, reader: PropertyReader): PskCrede
     const keys = parseKeys(readCredentialFile(dir, 'keys.psk'), join(dir, 'keys.psk'));
     const own = username ?? DEFAULT_USERNAME;
     if (endpoint === 'server') return { kind: 'tls-creds-psk', id, endpoint, username: own, keys };
-    const key = keys[own];
+    const key = Object.hasOwn(keys, own) ? keys[own] : undefined;
     if (key === undefined) {
       throw new ObjectError(
         `"${join(dir, 'keys.psk')}" has no key of the user "${own}" (username=NAME names another)`,

@@ -55,6 +55,18 @@ test('TlsObjects gives an end what its names say', () => {
   ]);
 });
 
+test('TlsObjects finds no key of a user who is named like what every object has', () => {
+  const add = () =>
+    objects().add({
+      'qom-type': 'tls-creds-psk',
+      id: 'odd',
+      dir: psk,
+      endpoint: 'client',
+      username: 'constructor',
+    });
+  assert.throws(add, /has no key of the user "constructor"/);
+});
+
 test('TlsObjects says what is missing and what does not fit', () => {
   const made = objects();
   for (const [endpoint, names, message] of [

@@ -289,9 +289,17 @@ export class MigrationThread {
       channel.close();
       throw new VmError('The thread of this migration has ended: it cannot be recovered');
     }
+    const before = { fd: this.#fd, isClosed: this.#isFdClosed };
     this.#fd = channel.detach();
     this.#isFdClosed = false;
-    await this.ask({ kind: 'recover', fd: this.#fd });
+    try {
+      await this.ask({ kind: 'recover', fd: this.#fd });
+    } catch (error) {
+      // The thread has closed it, and goes on with what it had.
+      this.#fd = before.fd;
+      this.#isFdClosed = before.isClosed;
+      throw error;
+    }
   }
 
   query(): Promise<MigrationInfo | undefined> {
